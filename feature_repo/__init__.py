@@ -1,0 +1,1 @@
+"""Schemas, request-time transforms and Feast definitions: what training and serving must agree on."""

@@ -1,0 +1,167 @@
+"""THE schema of events, items and users. Arrow, Spark (DDL) and JSON schemas are all derived from it.
+
+Light on purpose: `feast apply` imports every module of this folder.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Literal
+
+import pyarrow as pa
+
+Type = Literal["string", "double", "long", "int", "boolean", "timestamp", "array<string>"]
+
+ARROW: dict[Type, pa.DataType] = {
+    "string": pa.string(),
+    "double": pa.float64(),
+    "long": pa.int64(),
+    "int": pa.int32(),
+    "boolean": pa.bool_(),
+    "timestamp": pa.timestamp("us", tz="UTC"),
+    "array<string>": pa.list_(pa.string()),
+}
+JSON: dict[Type, dict[str, Any]] = {
+    "string": {"type": "string"},
+    "double": {"type": "number"},
+    "long": {"type": "integer"},
+    "int": {"type": "integer"},
+    "boolean": {"type": "boolean"},
+    "timestamp": {"type": "string", "format": "date-time"},
+    "array<string>": {"type": "array", "items": {"type": "string"}},
+}
+
+
+class EventType(StrEnum):
+    IMPRESSION = "impression"
+    CLICK = "click"
+    VIEW = "view"
+    ADD_TO_CART = "add_to_cart"
+    PURCHASE = "purchase"
+    COMPLETE = "complete"
+    LIKE = "like"
+    SKIP = "skip"
+    RATE = "rate"
+
+
+EVENT_TYPES: tuple[str, ...] = tuple(EventType)
+
+# How much one event says about taste. Purchase and completion count for more than a click, so that a model
+# cannot win by clickbait; an impression alone and a skip say nothing in favour.
+SIGNAL_WEIGHT: dict[str, float] = {
+    EventType.PURCHASE: 4.0,
+    EventType.ADD_TO_CART: 3.0,
+    EventType.COMPLETE: 3.0,
+    EventType.LIKE: 3.0,
+    EventType.RATE: 2.0,
+    EventType.CLICK: 1.0,
+    EventType.VIEW: 1.0,
+    EventType.IMPRESSION: 0.0,
+    EventType.SKIP: 0.0,
+}
+POSITIVE: tuple[str, ...] = tuple(kind for kind, weight in SIGNAL_WEIGHT.items() if weight > 0)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its name, type and whether a row may leave it empty."""
+
+    name: str
+    type: Type
+    required: bool
+    doc: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A named list of columns, with the key that makes a row unique."""
+
+    name: str
+    key: str
+    columns: tuple[Column, ...]
+
+    @property
+    def names(self) -> list[str]:
+        return [column.name for column in self.columns]
+
+    def arrow(self) -> pa.Schema:
+        return pa.schema([pa.field(c.name, ARROW[c.type], nullable=not c.required) for c in self.columns])
+
+    def ddl(self) -> str:
+        """The schema as Spark DDL; Spark does not enforce NOT NULL on files, the quality stage does."""
+        return ", ".join(f"`{c.name}` {c.type}" for c in self.columns)
+
+    def json_schema(self) -> dict[str, Any]:
+        """JSON Schema of one row; unknown properties are refused."""
+        return {
+            "title": self.name,
+            "type": "object",
+            "additionalProperties": False,
+            "required": [c.name for c in self.columns if c.required],
+            "properties": {c.name: JSON[c.type] | {"description": c.doc} for c in self.columns},
+        }
+
+    def check_columns(self, names: list[str]) -> None:
+        """Raise ValueError that names the unknown and the missing columns of an input."""
+        unknown = sorted(set(names) - set(self.names))
+        missing = [c.name for c in self.columns if c.required and c.name not in names]
+        if unknown or missing:
+            raise ValueError(
+                f"{self.name}: unknown columns {unknown}, missing columns {missing}; the schema is {self.names}"
+            )
+
+
+EVENTS = Table(
+    "events",
+    "event_id",
+    (
+        Column("event_id", "string", True, "unique id; the same id twice is the same event"),
+        Column("user_id", "string", False, "empty for an anonymous visitor"),
+        Column("session_id", "string", True, "one visit; the only identity of an anonymous visitor"),
+        Column("item_id", "string", True, "the item acted upon"),
+        Column("event", "string", True, "one of EVENT_TYPES"),
+        Column("value", "double", False, "unit price for cart and purchase, stars for rate"),
+        Column("quantity", "int", False, "pieces bought or put in the cart"),
+        Column("duration_sec", "double", False, "seconds viewed or watched"),
+        Column("surface", "string", False, "where it happened: home, similar, trending, category, search, …"),
+        Column("position", "int", False, "slot of the item on the surface, 0 first"),
+        Column("request_id", "string", False, "the recommendation response that showed the item"),
+        Column("region", "string", False, "country of the visitor"),
+        Column("event_time", "timestamp", True, "when it happened, UTC"),
+        Column("ingested_at", "timestamp", False, "when the platform received it, UTC"),
+    ),
+)
+ITEMS = Table(
+    "items",
+    "item_id",
+    (
+        Column("item_id", "string", True, "unique id"),
+        Column("title", "string", True, "what a shopper reads"),
+        Column("description", "string", False, "longer text"),
+        Column("category", "string", True, "path, general to special, joined by ' > '"),
+        Column("tags", "array<string>", False, "free keywords, genres"),
+        Column("brand", "string", False, "brand, creator or maker"),
+        Column("price", "double", False, "unit price in `currency`"),
+        Column("currency", "string", False, "ISO 4217"),
+        Column("regions", "array<string>", False, "countries it may be shown in; empty: everywhere"),
+        Column("created_at", "timestamp", True, "when it entered the catalogue, UTC"),
+        Column("available", "boolean", True, "can be bought or watched now"),
+    ),
+)
+USERS = Table(
+    "users",
+    "user_id",
+    (
+        Column("user_id", "string", True, "unique id"),
+        Column("region", "string", False, "country"),
+        Column("age_group", "string", False, "band such as 25-34"),
+        Column("language", "string", False, "ISO 639-1"),
+        Column("signup_date", "timestamp", False, "UTC"),
+        Column("preferences", "array<string>", False, "stated categories"),
+    ),
+)
+TABLES: dict[str, Table] = {table.name: table for table in (EVENTS, ITEMS, USERS)}
+
+
+def top_category(path: str) -> str:
+    """The most general part of a category path: "Home > Kitchen > Mugs" is in "Home"."""
+    return path.split(" > ", 1)[0]

@@ -1,0 +1,164 @@
+"""Every path, table, partition and asset name of the platform; nobody else joins paths.
+
+A dataset is a folder of parquet partitions under the storage root. A partition is written beside its place and
+moved there when it is whole, so that a reader sees the old one or the new one, and a re-run replaces only itself.
+"""
+
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
+from typing import Literal, NewType
+
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet
+
+from recsys.errors import BadData
+from recsys.settings import Settings
+
+RunId = NewType("RunId", str)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A table of the lake.
+
+    Attributes:
+        name: path under `lake/`.
+        partition: "day" for the tables of a day, "run" for what one run hands to its later stages.
+        doc: what one row is.
+    """
+
+    name: str
+    partition: Literal["day", "run"]
+    doc: str
+
+    @property
+    def asset(self) -> str:
+        """The name by which Airflow and its events know the dataset."""
+        return f"recsys://lake/{self.name}"
+
+
+STAGED_EVENTS = Dataset("staged/events", "run", "canonical events as the adapter read them, before any check")
+STAGED_ITEMS = Dataset("staged/items", "run", "canonical items, before any check")
+STAGED_USERS = Dataset("staged/users", "run", "canonical users, before any check")
+EVENTS = Dataset("events", "day", "events that passed the quality gate, by day of event_time")
+ITEMS = Dataset("items", "day", "the whole catalogue as of a day")
+USERS = Dataset("users", "day", "all user profiles as of a day")
+QUARANTINE_EVENTS = Dataset("quarantine/events", "run", "events refused, with `reason`")
+QUARANTINE_ITEMS = Dataset("quarantine/items", "run", "items refused, with `reason`")
+QUARANTINE_USERS = Dataset("quarantine/users", "run", "users refused, with `reason`")
+TRENDING = Dataset("trending", "day", "scope, key, rank, item_id, score: decayed popularity, top 100 per scope")
+COVISITATION = Dataset("covisitation", "day", "item_id, kind, rank, other_id, lift, support: also bought / viewed")
+SEQUENCES = Dataset("sequences", "day", "one row per user or anonymous session: its positive events in time order")
+STAGED: dict[str, Dataset] = {"events": STAGED_EVENTS, "items": STAGED_ITEMS, "users": STAGED_USERS}
+CLEAN: dict[str, Dataset] = {"events": EVENTS, "items": ITEMS, "users": USERS}
+QUARANTINE: dict[str, Dataset] = {
+    "events": QUARANTINE_EVENTS,
+    "items": QUARANTINE_ITEMS,
+    "users": QUARANTINE_USERS,
+}
+
+
+def feature_view(name: str) -> Dataset:
+    """The offline table of a Feast feature view; every row has its entity key and `event_timestamp`."""
+    return Dataset(f"features/{name}", "day", f"offline table of the Feast view {name}")
+
+
+def end_of(day: date) -> datetime:
+    """The first moment after a day, UTC: what is computed for the day may use nothing from here on."""
+    return datetime.combine(day + timedelta(days=1), time(), tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Lake:
+    """The datasets under one storage root."""
+
+    root: Path
+
+    def folder(self, dataset: Dataset) -> Path:
+        return self.root / "lake" / dataset.name
+
+    def path(self, dataset: Dataset, partition: date | RunId) -> Path:
+        """The folder of one partition, whether it exists or not."""
+        return self.folder(dataset) / f"{dataset.partition}={partition}"
+
+    def days(self, dataset: Dataset, until: date | None = None) -> list[date]:
+        """The days that a dataset holds, oldest first, up to and including `until`."""
+        names = (p.name for p in self.folder(dataset).glob("day=*"))
+        found = sorted(date.fromisoformat(name.removeprefix("day=")) for name in names)
+        return [day for day in found if until is None or day <= until]
+
+    def require(self, dataset: Dataset, partition: date | RunId) -> Path:
+        """The folder of a partition that must exist.
+
+        Raises:
+            BadData: it does not; the message says which stage to run.
+        """
+        path = self.path(dataset, partition)
+        if not path.exists():
+            raise BadData(f"{dataset.name} has no partition {path.name}; run the stage that writes it first ({path})")
+        return path
+
+    def read(
+        self, dataset: Dataset, partition: date | RunId, columns: list[str] | None = None
+    ) -> pa.Table:
+        """One partition as an Arrow table. Raises BadData if there is none."""
+        return pyarrow.dataset.dataset(self.require(dataset, partition), format="parquet").to_table(columns=columns)
+
+    def read_days(self, dataset: Dataset, days: list[date], columns: list[str] | None = None) -> pa.Table:
+        """Several days as one Arrow table, in the order given. Raises BadData if one is missing or none is asked."""
+        if not days:
+            raise BadData(f"{dataset.name}: no days to read; run the stage that writes it first")
+        return pa.concat_tables([self.read(dataset, day, columns) for day in days], promote_options="default")
+
+    @contextmanager
+    def replacing(self, dataset: Dataset, partition: date | RunId) -> Iterator[Path]:
+        """Yield a folder to write parquet files to; it becomes the partition if the block ends well."""
+        target = self.path(dataset, partition)
+        work = self.root / "lake" / "_work" / uuid.uuid4().hex
+        work.mkdir(parents=True)
+        try:
+            yield work
+            target.parent.mkdir(parents=True, exist_ok=True)
+            swap(work, target)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+    def write(self, dataset: Dataset, partition: date | RunId, table: pa.Table) -> Path:
+        """Replace one partition by an Arrow table."""
+        with self.replacing(dataset, partition) as work:
+            pyarrow.parquet.write_table(table, work / "part-0.parquet", compression="zstd")
+        return self.path(dataset, partition)
+
+
+def swap(work: Path, target: Path) -> None:
+    """Put the folder `work` at `target`; what was there is moved aside first and deleted last."""
+    old = target.with_name(f".old-{target.name}-{uuid.uuid4().hex[:8]}")
+    if target.exists():
+        target.rename(old)
+    work.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def lake(settings: Settings) -> Lake:
+    return Lake(Path(settings.storage.root).resolve())
+
+
+def models_folder(settings: Settings) -> Path:
+    """Where artifacts are: `<folder>/<kind>/<version>`."""
+    return Path(settings.storage.root).resolve() / "models"
+
+
+def run_folder(settings: Settings, run: RunId) -> Path:
+    """What one run leaves for people and for its later stages: results, reports, plots."""
+    return Path(settings.storage.root).resolve() / "runs" / run
+
+
+def bus_folder(settings: Settings) -> Path:
+    """The durable file log of the event bus: closed segments are `events/*.jsonl`, open ones end in `.open`."""
+    return Path(settings.storage.root).resolve() / "bus" / "events"

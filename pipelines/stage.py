@@ -1,0 +1,124 @@
+"""What every stage has in common: parameters, a result as JSON, and an exit code that says whether to retry.
+
+A stage module has `class Params(stage.Params)` and `def main(params: Params, settings: Settings) -> Result`.
+"""
+
+import importlib
+import json
+import logging
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import CliApp, SettingsConfigDict
+
+from pipelines import datasets
+from pipelines.datasets import RunId
+from recsys import settings as configuration
+from recsys.errors import BadData, Exit, RecsysError, UsageError
+from recsys.settings import Settings
+
+Result = dict[str, Any]
+log = logging.getLogger(__name__)
+
+# In the order of the daily DAG.
+STAGES: Mapping[str, str] = {
+    "ingest": "read a source into the staged events, items and users of a run",
+    "quality": "quarantine bad rows, stop on a bad batch, publish the clean day",
+    "trending": "decayed popularity per scope and co-visitation, with Spark",
+    "features": "windowed user and item features and training sequences, with Spark",
+    "materialize": "bring feature views, trending lists and watched sets to the online store",
+    "train_retrieval": "train the two towers",
+    "evaluate_retrieval": "gate: the towers against baselines and the live release",
+    "build_index": "embed the catalogue and build the ScaNN index",
+    "validate_index": "gate: the index against exact search, and its health",
+    "train_ranker": "train the multi-task ranker",
+    "evaluate_ranker": "gate: the ranker against retrieval order, popularity and XGBoost",
+    "register": "register the models in MLflow with card and aliases",
+    "deploy": "bring the release live, blue-green",
+}
+
+
+class Params(BaseModel):
+    """What every stage is told."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    day: date = Field(description="the data day to process, YYYY-MM-DD (UTC)")
+    run: RunId = Field(description="name of the run; stages of one run share it", pattern=r"^[A-Za-z0-9._-]{1,80}$")
+    result: Path | None = Field(None, description="also write the result, one JSON object, to this file")
+
+
+def result_of(settings: Settings, run: RunId, stage: str) -> Result:
+    """The result that an earlier stage of the same run left.
+
+    Raises:
+        BadData: it has not run.
+    """
+    path = datasets.run_folder(settings, run) / f"{stage}.json"
+    try:
+        found: Result = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise BadData(f"run {run!r} has no result of {stage}; run `python -m pipelines {stage}` first") from None
+    return found
+
+
+def require_passed(settings: Settings, run: RunId, gate: str) -> Result:
+    """The result of a gate that must have passed.
+
+    Raises:
+        BadData: it has not run or has failed.
+    """
+    found = result_of(settings, run, gate)
+    if not found["passed"]:
+        raise BadData(f"{gate} of run {run!r} failed: {'; '.join(found['reasons'])}")
+    return found
+
+
+def run(stage: str, arguments: Sequence[str]) -> Exit:
+    """Run one stage from its command line; the process edge where errors become exit codes."""
+    try:
+        settings = configuration.load()
+        if stage not in STAGES:
+            raise UsageError(f"no stage {stage!r}; the stages are {', '.join(STAGES)}")
+        module = importlib.import_module(f"pipelines.{stage}")
+        params = _parse(module.Params, stage, arguments)
+        started = time.monotonic()
+        result: Result = module.main(params, settings)
+        _keep(result | {"stage": stage, "seconds": round(time.monotonic() - started, 2)}, params, settings, stage)
+    except RecsysError as error:
+        log.error("%s: %s", type(error).__name__, error)
+        return error.exit_code
+    return Exit.OK
+
+
+def _named(model: type[Params], stage: str) -> type[Params]:
+    """The same parameters with the stage's own name and purpose in `--help`, and options as `--like-this`."""
+    config = SettingsConfigDict(
+        cli_prog_name=f"python -m pipelines {stage}", cli_kebab_case=True, frozen=True, extra="forbid"
+    )
+    return type(model.__name__, (model,), {"model_config": config, "__doc__": STAGES[stage], "__module__": __name__})
+
+
+def _parse(model: type[Params], stage: str, arguments: Sequence[str]) -> Params:
+    try:
+        return CliApp.run(_named(model, stage), cli_args=list(arguments))
+    except ValidationError as error:
+        problems = "; ".join(f"--{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise UsageError(f"{stage}: {problems}") from error
+
+
+def _keep(result: Result, params: Params, settings: Settings, stage: str) -> None:
+    """Print the result as one line, and write it where later stages and the scheduler look for it."""
+    line = json.dumps(result, default=str, sort_keys=True)
+    targets = [datasets.run_folder(settings, params.run) / f"{stage}.json", params.result]
+    for target in filter(None, targets):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work = target.with_name(f".{target.name}.tmp")
+        work.write_text(line)
+        work.replace(target)
+    sys.stdout.write(line + "\n")

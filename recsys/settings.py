@@ -1,0 +1,195 @@
+"""THE configuration: one frozen object per process, read once in main by `load()`.
+
+Every field can be set by an environment variable, `RECSYS_<GROUP>__<FIELD>`; an unknown variable with that
+prefix is an error. Nothing else in the code base reads the environment.
+"""
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from recsys.errors import Permanent
+
+PREFIX = "RECSYS_"
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+Role = Literal["retrieval", "ranking"]
+Colour = Literal["blue", "green"]
+ROLES: tuple[Role, ...] = ("retrieval", "ranking")
+COLOURS: tuple[Colour, ...] = ("blue", "green")
+
+
+class Group(BaseModel):
+    """One topic of the configuration."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Network(Group):
+    """Where the local platform listens. All ports are counted from one base, so that two platforms can run
+    beside each other on one machine."""
+
+    host: str = Field("127.0.0.1", description="address to bind; loopback unless somebody decides otherwise")
+    base_port: int = Field(8100, ge=1024, le=65000, description="first of 30 consecutive ports")
+
+    @property
+    def api(self) -> int:
+        return self.base_port
+
+    @property
+    def mlflow(self) -> int:
+        return self.base_port + 1
+
+    @property
+    def airflow(self) -> int:
+        return self.base_port + 2
+
+    @property
+    def redis(self) -> int:
+        return self.base_port + 3
+
+    @property
+    def airflow_worker_logs(self) -> int:
+        return self.base_port + 4
+
+    @property
+    def airflow_trigger_logs(self) -> int:
+        return self.base_port + 5
+
+    def predictor(self, role: Role, colour: Colour, protocol: Literal["rest", "grpc"]) -> int:
+        """The port of one predictor process; each (role, colour) has a REST and a gRPC port."""
+        slot = 4 * ROLES.index(role) + 2 * COLOURS.index(colour) + (protocol == "grpc")
+        return self.base_port + 10 + slot
+
+
+class Storage(Group):
+    """Where data, models and releases are kept."""
+
+    root: str = Field(str(REPOSITORY / "var"), description="folder or fsspec URL that holds everything durable")
+
+
+class Spark(Group):
+    """The batch engine."""
+
+    master: str = Field("local[*]", description="Spark master URL")
+    driver_memory: str = Field("3g", description="JVM heap; spills to disk beyond it")
+    shuffle_partitions: int = Field(8, ge=1, description="4 per core: enough to balance, few enough to start fast")
+
+
+class Services(Group):
+    """Where the other processes are. Empty means: on this machine, at the port that `network` says."""
+
+    redis_url: str = Field("", description="redis:// URL of the online store")
+    mlflow_url: str = Field("", description="MLflow tracking server")
+    api_url: str = Field("", description="recommendation API")
+    airflow_url: str = Field("", description="Airflow API server")
+
+
+class Api(Group):
+    """The recommendation and event API. Deadlines are milliseconds and add up to the 100 ms promise."""
+
+    keys_file: str = Field("", description="JSON file of API keys and scopes; empty: <storage root>/run/api_keys.json")
+    retrieval_deadline_ms: int = Field(50, gt=0, description="features 20 + retrieval 30")
+    ranking_deadline_ms: int = Field(50, gt=0, description="one forward pass over all candidates")
+    rerank_deadline_ms: int = Field(10, gt=0, description="rules in numpy")
+    candidates: int = Field(500, ge=20, le=3000, description="candidates asked of retrieval")
+    max_count: int = Field(100, ge=1, description="most items one page may ask for")
+    max_batch: int = Field(1000, ge=1, description="most events one POST may carry")
+    max_body_bytes: int = Field(4 * 1024 * 1024, gt=0, description="largest request body")
+
+
+class Deploy(Group):
+    """Blue-green deployment. Seconds unless the name says otherwise."""
+
+    start_timeout: float = Field(180, gt=0, description="a predictor that is not ready by then has failed")
+    shadow_requests: int = Field(200, ge=0, description="recent requests replayed against both colours")
+    max_p99_ms: float = Field(100, gt=0, description="latency gate on the candidate's predictors together")
+    bake: float = Field(10, ge=0, description="watch the new colour this long before the old one is let go")
+
+
+class Settings(BaseSettings):
+    """Everything that may differ between two installations."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", frozen=True, extra="forbid")
+
+    seed: int = Field(20240229, description="the one seed; every random stream derives from it")
+    network: Network = Network()
+    storage: Storage = Storage()
+    spark: Spark = Spark()
+    services: Services = Services()
+    api: Api = Api()
+    deploy: Deploy = Deploy()
+    airflow_password: SecretStr = Field(SecretStr(""), description="empty: generated at first start, kept in var/run")
+
+    @cached_property
+    def redis_url(self) -> str:
+        return self.services.redis_url or f"redis://{self.network.host}:{self.network.redis}/0"
+
+    @cached_property
+    def mlflow_url(self) -> str:
+        return self.services.mlflow_url or f"http://{self.network.host}:{self.network.mlflow}"
+
+    @cached_property
+    def api_url(self) -> str:
+        return self.services.api_url or f"http://{self.network.host}:{self.network.api}"
+
+    @cached_property
+    def airflow_url(self) -> str:
+        return self.services.airflow_url or f"http://{self.network.host}:{self.network.airflow}"
+
+    def predictor_address(self, role: Role, colour: Colour, protocol: Literal["rest", "grpc"] = "grpc") -> str:
+        """`host:port` of one predictor."""
+        return f"{self.network.host}:{self.network.predictor(role, colour, protocol)}"
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The RECSYS_* variables that make a child process load the same settings."""
+    ours = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
+    pinned = {
+        f"{PREFIX}SEED": str(settings.seed),
+        f"{PREFIX}STORAGE__ROOT": settings.storage.root,
+        f"{PREFIX}NETWORK__HOST": settings.network.host,
+        f"{PREFIX}NETWORK__BASE_PORT": str(settings.network.base_port),
+    }
+    return ours | pinned
+
+
+def child_environment(settings: Settings, **extra: str) -> dict[str, str]:
+    """An allow-list for child processes: what programs need to run at all, our settings, and nothing secret of
+    the parent (Airflow tasks, for one, can see its JWT secret and Fernet key)."""
+    passed = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "JAVA_HOME", "SSL_CERT_FILE", "TERM")
+    system = {name: os.environ[name] for name in passed if name in os.environ}
+    fixed = {"TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONUNBUFFERED": "1"}
+    return system | fixed | environment(settings) | extra
+
+
+def _unknown_variables() -> list[str]:
+    known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields}
+    for name, field in Settings.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Group):
+            known |= {f"{PREFIX}{name}__{inner}".upper() for inner in field.annotation.model_fields}
+    return sorted(name for name in os.environ if name.startswith(PREFIX) and name.upper() not in known)
+
+
+def load() -> Settings:
+    """Read the settings from the environment.
+
+    Also sets `TF_USE_LEGACY_KERAS`, which TensorFlow Recommenders needs before TensorFlow is imported; this is
+    the one place that does.
+
+    Raises:
+        Permanent: a variable is unknown or has a value that its field refuses.
+    """
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if unknown := _unknown_variables():
+        known = ", ".join(sorted(Settings.model_fields))
+        raise Permanent(f"unknown setting {unknown[0]}; the groups are {known} (see recsys/settings.py)")
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise Permanent(f"settings refused: {error}") from error
