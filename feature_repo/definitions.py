@@ -13,56 +13,18 @@ from pathlib import Path
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
 from feast.types import Array, Bool, Float32, Float64, Int64, String
 
-USER_EVENTS = ("view", "click", "add_to_cart", "purchase", "complete", "like", "skip")
-ITEM_EVENTS = ("impression", *USER_EVENTS)
-WINDOWS_DAYS = (1, 7, 30)
-HISTORY_LENGTH = 100
-TOP_CATEGORIES = 10
-EMBEDDING_DIM = 128
-
-USER_ACTIVITY = (
-    *(f"{event}_{days}d" for event in USER_EVENTS for days in WINDOWS_DAYS),
-    "spend_30d",  # sum of value * quantity of purchases
-    "mean_price_30d",  # mean unit price of positive events; 0 where unknown
-    "distinct_items_30d",
-    "distinct_categories_30d",
-    "sessions_30d",
-    "active_days_30d",
-    "orders_total",  # purchases since the beginning
-    "events_total",  # positive events since the beginning
-)
-ITEM_STATS = (
-    *(f"{event}_{days}d" for event in ITEM_EVENTS for days in WINDOWS_DAYS),
-    "users_30d",  # distinct visitors with a positive event
-    "ctr_30d",  # clicks per impression, smoothed towards the mean of all items
-    "cart_rate_30d",  # carts per click or view, smoothed
-    "purchase_rate_30d",  # purchases per click or view, smoothed
-    "completion_rate_30d",  # completions per view, smoothed
-    "like_rate_30d",  # likes per view, smoothed
-    "mean_rating",  # 0 where nobody rated
-    "popularity",  # signal-weighted count, half-life 14 days
-    "popularity_fast",  # the same, half-life 2 days
-    "popularity_share",  # share of its top category's popularity
-    "brand_popularity",  # mean popularity of the brand's items
-    "repeat_rate",  # share of buyers who bought it again
-    "mean_position_30d",  # mean slot of its impressions; 0 where none
-)
+from feature_repo import names
 
 user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.STRING, description="a logged-in person")
 session = Entity(name="session", join_keys=["session_id"], value_type=ValueType.STRING, description="one visit")
 item = Entity(name="item", join_keys=["item_id"], value_type=ValueType.STRING, description="one product or film")
 
-USER_VIEWS = ("user_profile", "user_history", "user_activity", "user_categories", "user_embedding")
-ITEM_VIEWS = ("item_content", "item_stats", "item_embedding")
-SESSION_VIEWS = ("session_history",)
-ENTITY_OF_VIEW = {
-    **dict.fromkeys(USER_VIEWS, "user_id"),
-    **dict.fromkeys(ITEM_VIEWS, "item_id"),
-    **dict.fromkeys(SESSION_VIEWS, "session_id"),
-}
-
 HISTORY = [
-    Field(name="history_items", dtype=Array(String), description="positive events' items, oldest first, last 100"),
+    Field(
+        name="history_items",
+        dtype=Array(String),
+        description="positive events' items, oldest first, last 100",
+    ),
     Field(name="history_events", dtype=Array(String), description="event type of each"),
     Field(name="history_times", dtype=Array(Int64), description="epoch seconds of each, UTC"),
 ]
@@ -76,14 +38,18 @@ SCHEMAS: dict[str, list[Field]] = {
     ],
     "user_history": HISTORY,
     "user_activity": [
-        *(Field(name=name, dtype=Float32) for name in USER_ACTIVITY),
+        *(Field(name=name, dtype=Float32) for name in names.USER_ACTIVITY),
         Field(name="first_event_time", dtype=Int64, description="epoch seconds"),
         Field(name="last_event_time", dtype=Int64, description="epoch seconds"),
         Field(name="activity_time", dtype=Int64, description="epoch seconds up to which the windows reach"),
     ],
     "user_categories": [
         Field(name="categories", dtype=Array(String), description="category paths by weight, heaviest first"),
-        Field(name="category_weights", dtype=Array(Float32), description="signal-weighted share, half-life 30 days"),
+        Field(
+            name="category_weights",
+            dtype=Array(Float32),
+            description="signal-weighted share, half-life 30 days",
+        ),
         Field(name="top_categories", dtype=Array(String), description="the same for most general categories"),
         Field(name="top_category_weights", dtype=Array(Float32)),
         Field(name="brands", dtype=Array(String)),
@@ -102,7 +68,7 @@ SCHEMAS: dict[str, list[Field]] = {
         Field(name="created_time", dtype=Int64, description="epoch seconds"),
     ],
     "item_stats": [
-        *(Field(name=name, dtype=Float32) for name in ITEM_STATS),
+        *(Field(name=name, dtype=Float32) for name in names.ITEM_STATS),
         Field(name="item_first_event_time", dtype=Int64, description="epoch seconds"),
         Field(name="item_last_event_time", dtype=Int64, description="epoch seconds"),
         Field(name="stats_time", dtype=Int64, description="epoch seconds up to which the windows reach"),
@@ -140,5 +106,9 @@ def _view(name: str, schema: list[Field], features: Path) -> FeatureView:
     source = FileSource(name=f"{name}_source", path=str(features / name), timestamp_field="event_timestamp")
     # Offline joins look back without limit: a user who was away for a year still has a history.
     return FeatureView(
-        name=name, entities=[ENTITIES[ENTITY_OF_VIEW[name]]], schema=schema, source=source, ttl=timedelta(0)
+        name=name,
+        entities=[ENTITIES[names.ENTITY_OF_VIEW[name]]],
+        schema=schema,
+        source=source,
+        ttl=timedelta(0),
     )

@@ -104,9 +104,7 @@ class Lake:
             raise BadData(f"{dataset.name} has no partition {path.name}; run the stage that writes it first ({path})")
         return path
 
-    def read(
-        self, dataset: Dataset, partition: date | RunId, columns: list[str] | None = None
-    ) -> pa.Table:
+    def read(self, dataset: Dataset, partition: date | RunId, columns: list[str] | None = None) -> pa.Table:
         """One partition as an Arrow table. Raises BadData if there is none."""
         return pyarrow.dataset.dataset(self.require(dataset, partition), format="parquet").to_table(columns=columns)
 
@@ -157,8 +155,3 @@ def models_folder(settings: Settings) -> Path:
 def run_folder(settings: Settings, run: RunId) -> Path:
     """What one run leaves for people and for its later stages: results, reports, plots."""
     return Path(settings.storage.root).resolve() / "runs" / run
-
-
-def bus_folder(settings: Settings) -> Path:
-    """The durable file log of the event bus: closed segments are `events/*.jsonl`, open ones end in `.open`."""
-    return Path(settings.storage.root).resolve() / "bus" / "events"

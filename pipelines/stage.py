@@ -89,7 +89,12 @@ def run(stage: str, arguments: Sequence[str]) -> Exit:
         params = _parse(module.Params, stage, arguments)
         started = time.monotonic()
         result: Result = module.main(params, settings)
-        _keep(result | {"stage": stage, "seconds": round(time.monotonic() - started, 2)}, params, settings, stage)
+        _keep(
+            result | {"stage": stage, "seconds": round(time.monotonic() - started, 2)},
+            params,
+            settings,
+            stage,
+        )
     except RecsysError as error:
         log.error("%s: %s", type(error).__name__, error)
         return error.exit_code

@@ -1,0 +1,68 @@
+"""The catalogue of a release in memory: content and statistics of every item, and the static popular lists.
+
+Held by the API (titles, categories, rules) and by the ranking predictor (the item matrix), so that no item
+feature is fetched per request.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+from numpy.typing import NDArray
+
+Ranked = Sequence[tuple[str, float]]
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Items by row; the row order is that of the release's index.
+
+    Attributes:
+        items: columns of `feature_repo.events.ITEMS`, then `names.ITEM_STATS`, then the times of `item_stats`.
+        popular: the trending lists at release time, scope → key → [(item_id, score)]; the last rung of the ladder.
+        meta: facts about the data, such as `allow_repeats`.
+    """
+
+    items: pa.Table
+    popular: Mapping[str, Mapping[str, Ranked]]
+    meta: Mapping[str, Any]
+
+    @cached_property
+    def ids(self) -> NDArray[np.object_]:
+        return self.column("item_id")
+
+    @cached_property
+    def row_of(self) -> Mapping[str, int]:
+        return {item_id: row for row, item_id in enumerate(self.ids)}
+
+    def __len__(self) -> int:
+        return int(self.items.num_rows)
+
+    def column(self, name: str) -> NDArray[Any]:
+        """One column as numpy; strings as objects."""
+        values: NDArray[Any] = self.items.column(name).to_numpy(zero_copy_only=False)
+        return values
+
+    def rows(self, item_ids: Sequence[str]) -> NDArray[np.int64]:
+        """Rows of item ids, -1 where an id is unknown."""
+        row_of = self.row_of
+        return np.fromiter((row_of.get(i, -1) for i in item_ids), np.int64, len(item_ids))
+
+
+def write(folder: Path, items: pa.Table, popular: Mapping[str, Mapping[str, Ranked]]) -> None:
+    """Write the files of a catalogue artifact."""
+    pyarrow.parquet.write_table(items, folder / "items.parquet", compression="zstd")
+    (folder / "popular.json").write_text(json.dumps(popular))
+
+
+def read(folder: Path, meta: Mapping[str, Any]) -> Catalogue:
+    """Read what `write` wrote; `meta` is that of the artifact's manifest."""
+    items = pyarrow.parquet.read_table(folder / "items.parquet")
+    popular = json.loads((folder / "popular.json").read_text())
+    return Catalogue(items, popular, meta)

@@ -1,0 +1,79 @@
+"""Fixtures that every suite shares: settings of its own, a real Redis, a Spark session."""
+
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from recsys.settings import Network, Services, Settings, Storage, load
+
+load()
+
+
+def free_block(size: int = 30) -> int:
+    """The first of `size` consecutive free loopback ports."""
+    for base in range(20_000 + (time.time_ns() // 1000) % 20_000, 64_000, size):
+        if all(_is_free(base + offset) for offset in range(size)):
+            return base
+    raise RuntimeError(f"no {size} consecutive free ports on 127.0.0.1")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Settings with a storage root and ports of this test's own."""
+    return Settings(storage=Storage(root=str(tmp_path / "var")), network=Network(base_port=free_block()))
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real Redis on a free port; skips with the remedy where redis-server is not installed."""
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed; `make setup` installs it")
+    port, folder = free_block(1), tmp_path_factory.mktemp("redis")
+    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        _wait_for(port)
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+@pytest.fixture
+def online_settings(settings: Settings, redis_url: str) -> Settings:
+    """Settings whose online store is the real, emptied Redis."""
+    import redis
+
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushall()
+    return settings.model_copy(update={"services": Services(redis_url=redis_url)})
+
+
+def _wait_for(port: int, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while _is_free(port):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"nothing listens on 127.0.0.1:{port} after {seconds} s")
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def spark() -> Iterator[object]:
+    """One Spark session for the whole run; stages that ask for a session get this one."""
+    from pipelines import spark as engine
+
+    session = engine.session(
+        Settings(spark={"master": "local[2]", "driver_memory": "1g", "shuffle_partitions": 2}), "tests"
+    )
+    yield session
+    session.stop()
