@@ -22,6 +22,16 @@ Colour = Literal["blue", "green"]
 ROLES: tuple[Role, ...] = ("retrieval", "ranking")
 COLOURS: tuple[Colour, ...] = ("blue", "green")
 
+# What libraries read from the environment when they are imported, and offer no other way to say.
+LIBRARIES = {
+    "TF_USE_LEGACY_KERAS": "1",  # TensorFlow Recommenders needs Keras 2
+    "TF_CPP_MIN_LOG_LEVEL": "2",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds; with two retries a dead server is known within a minute
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+
 
 class Group(BaseModel):
     """One topic of the configuration."""
@@ -146,6 +156,11 @@ class Settings(BaseSettings):
         return f"{self.network.host}:{self.network.predictor(role, colour, protocol)}"
 
 
+def airflow_passwords_file(settings: Settings) -> Path:
+    """JSON of Airflow's users and their passwords; written with mode 0600 by whoever starts Airflow."""
+    return Path(settings.storage.root).resolve() / "run" / "airflow_passwords.json"
+
+
 def environment(settings: Settings) -> dict[str, str]:
     """The RECSYS_* variables that make a child process load the same settings."""
     ours = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
@@ -163,8 +178,7 @@ def child_environment(settings: Settings, **extra: str) -> dict[str, str]:
     the parent (Airflow tasks, for one, can see its JWT secret and Fernet key)."""
     passed = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "JAVA_HOME", "SSL_CERT_FILE", "TERM")
     system = {name: os.environ[name] for name in passed if name in os.environ}
-    fixed = {"TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONUNBUFFERED": "1"}
-    return system | fixed | environment(settings) | extra
+    return system | LIBRARIES | {"PYTHONUNBUFFERED": "1"} | environment(settings) | extra
 
 
 def _unknown_variables() -> list[str]:
@@ -178,14 +192,14 @@ def _unknown_variables() -> list[str]:
 def load() -> Settings:
     """Read the settings from the environment.
 
-    Also sets `TF_USE_LEGACY_KERAS`, which TensorFlow Recommenders needs before TensorFlow is imported; this is
-    the one place that does.
+    Also sets what LIBRARIES must find in the environment before they are imported; this is the one place that
+    does.
 
     Raises:
         Permanent: a variable is unknown or has a value that its field refuses.
     """
-    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    for name, value in LIBRARIES.items():
+        os.environ.setdefault(name, value)
     if unknown := _unknown_variables():
         known = ", ".join(sorted(Settings.model_fields))
         raise Permanent(f"unknown setting {unknown[0]}; the groups are {known} (see recsys/settings.py)")

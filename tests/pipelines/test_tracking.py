@@ -1,0 +1,117 @@
+"""Runs are found again, never doubled, and a missing server is said so in time."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import tracking
+from pipelines.datasets import RunId
+from recsys.errors import Permanent, Retryable
+from recsys.settings import Services, Settings, child_environment
+
+RUN = RunId("r1")
+
+
+@pytest.fixture
+def tracked(settings: Settings, tmp_path: Path) -> Settings:
+    """Settings whose MLflow is a database file."""
+    return settings.model_copy(update={"services": Services(mlflow_url=f"sqlite:///{tmp_path}/mlflow.db")})
+
+
+def runs(settings: Settings) -> dict[str, Any]:
+    client, _ = tracking.connect(settings)
+    experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+    found = client.search_runs([experiment.experiment_id])
+    assert len({run.info.run_name for run in found}) == len(found), "a run stands twice"
+    return {run.info.run_name: run for run in found}
+
+
+def test_stages_meet_under_one_parent(tracked: Settings, tmp_path: Path) -> None:
+    report = tmp_path / "report"
+    report.mkdir()
+    (report / "curve.txt").write_text("up")
+    with tracking.stage_run(tracked, RUN, "features", {"day": "2020-01-01"}) as run:
+        run.metrics({"rows": 7})
+    with tracking.stage_run(tracked, RUN, "train_retrieval", {"epochs": 2}) as run:
+        run.metrics_at(0, {"loss": 2.0})
+        run.metrics_at(1, {"loss": 1.5, "recall": {"@20": 0.5, "@100": float("nan")}})
+        run.artifacts(report, "plots")
+        run.artifacts(tmp_path / "absent")
+        client, training = run.client, run.id
+
+    found = runs(tracked)
+
+    assert sorted(found) == ["features", "r1", "train_retrieval"]
+    parent = found["r1"]
+    assert found["features"].data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert found["train_retrieval"].data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert found["train_retrieval"].data.params == {"epochs": "2", "seed": str(tracked.seed)}
+    assert found["train_retrieval"].data.metrics == {"loss": 1.5, "recall/_20": 0.5}
+    assert [point.value for point in client.get_metric_history(training, "loss")] == [2.0, 1.5]
+    assert client.list_artifacts(training, "plots")[0].path == "plots/curve.txt"
+    assert parent.info.status == "FINISHED"
+
+
+def test_a_stage_that_runs_again_replaces_its_run(tracked: Settings) -> None:
+    for loss in (3.0, 2.0):
+        with tracking.stage_run(tracked, RUN, "train_ranker", {"rate": loss}) as run:
+            run.metrics_at(0, {"loss": loss})
+
+    again = runs(tracked)["train_ranker"]
+
+    assert again.data.metrics == {"loss": 2.0}
+    assert again.data.params["rate"] == "2.0"
+
+
+def test_a_failing_stage_is_seen_failed(tracked: Settings) -> None:
+    with pytest.raises(ZeroDivisionError), tracking.stage_run(tracked, RUN, "features", {}):
+        _ = 1 / 0
+    found = runs(tracked)
+    assert found["features"].info.status == "FAILED"
+    assert found["r1"].info.status == "FAILED"
+
+
+def test_the_fingerprint_of_the_data_and_the_commit_are_kept(tracked: Settings) -> None:
+    folder = Path(tracked.storage.root) / "runs" / RUN
+    folder.mkdir(parents=True)
+    (folder / "ingest.json").write_text('{"fingerprint": "abc123"}')
+    tags = tracking.provenance(tracked, RUN)
+    assert tags["recsys.data_fingerprint"] == "abc123"
+    assert tags[tracking.RUN_TAG] == RUN
+
+
+def test_stages_that_start_together_make_one_parent(tracked: Settings) -> None:
+    code = (
+        "from recsys import settings; from pipelines import tracking; s = settings.load()\n"
+        "import sys\n"
+        "with tracking.stage_run(s, 'r1', sys.argv[1], {}): pass"
+    )
+    with tracking.stage_run(tracked, RUN, "ingest", {}):
+        pass  # the database's own tables are made by one process
+    environment = child_environment(tracked, RECSYS_SERVICES__MLFLOW_URL=tracked.services.mlflow_url)
+    both = [subprocess.Popen([sys.executable, "-c", code, name], env=environment) for name in ("trending", "features")]
+    assert [process.wait(120) for process in both] == [0, 0]
+    assert sorted(runs(tracked)) == ["features", "ingest", "r1", "trending"]
+
+
+def test_a_missing_server_is_named_in_time(settings: Settings) -> None:
+    started = time.monotonic()
+    with pytest.raises(Retryable, match=settings.mlflow_url), tracking.stage_run(settings, RUN, "features", {}):
+        pass
+    assert time.monotonic() - started < 30
+
+
+def test_what_mlflow_refuses_is_permanent(tracked: Settings) -> None:
+    with (
+        pytest.raises(Permanent, match="refused"),
+        tracking.stage_run(tracked, RUN, "features", {"a": 1}) as run,
+    ):
+        run.params({"a": 2})
+
+
+def test_flat_keeps_finite_numbers_under_legal_names() -> None:
+    assert tracking.flat({"a": {"b@20": 1, "c": "text"}, "d": True, "e": float("inf")}) == {"a/b_20": 1.0, "d": 1.0}
