@@ -1,0 +1,26 @@
+"""Every half hour: bring the day's events from the event bus through the quality gate."""
+
+from airflow.sdk import DAG
+
+from dags import tasks
+
+DOC = """
+Reads what the API received today, checks it, and publishes the day so far. The run is skipped where nothing
+arrived. New events renew an asset on which the **trending** DAG is scheduled.
+"""
+TODAY = "{{ today_of(dag_run) }}"
+RUN = "{{ run_of(today_of(dag_run), dag_run) }}"
+
+with DAG(
+    dag_id="intraday",
+    description="publish today's events from the event bus",
+    schedule="*/30 * * * *",
+    catchup=False,
+    max_active_runs=1,
+    user_defined_macros=tasks.MACROS,
+    doc_md=DOC,
+    tags=["recsys"],
+) as dag:
+    ingest = tasks.stage("ingest", day=TODAY, run=RUN, source="bus", minutes=20)
+    quality = tasks.stage("quality", day=TODAY, run=RUN, minutes=20, outlets=[tasks.INTRADAY_EVENTS])
+    ingest >> quality

@@ -1,0 +1,41 @@
+"""Notes on DAG runs, where a person looks first; written through Airflow's REST API."""
+
+import json
+import logging
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from recsys import settings as configuration
+from recsys.settings import Settings
+
+MAX_NOTE = 1000  # characters, Airflow's own limit
+log = logging.getLogger(__name__)
+
+
+def add(dag_run: Any, line: str) -> None:
+    """Append a line to the run's note. A note is a courtesy: where it cannot be written, a warning is logged."""
+    settings = configuration.load()
+    path = f"/api/v2/dags/{dag_run.dag_id}/dagRuns/{quote(dag_run.run_id, safe='')}"
+    try:
+        with httpx.Client(base_url=settings.airflow_url, timeout=10, headers=_bearer(settings)) as client:
+            before = client.get(path).raise_for_status().json().get("note") or ""
+            lines = [kept for kept in before.splitlines() if kept.split()[:1] != line.split()[:1]]
+            note = "\n".join([*lines, line])[:MAX_NOTE]
+            client.patch(path, params={"update_mask": "note"}, json={"note": note}).raise_for_status()
+    except (httpx.HTTPError, OSError, KeyError) as error:
+        log.warning("the note on run %s was not written: %s", dag_run.run_id, error)
+
+
+def _bearer(settings: Settings) -> dict[str, str]:
+    password = settings.airflow_password.get_secret_value() or _generated_password(settings)
+    answer = httpx.post(
+        f"{settings.airflow_url}/auth/token", json={"username": "admin", "password": password}, timeout=10
+    )
+    return {"Authorization": f"Bearer {answer.raise_for_status().json()['access_token']}"}
+
+
+def _generated_password(settings: Settings) -> str:
+    passwords: dict[str, str] = json.loads(configuration.airflow_passwords_file(settings).read_text())
+    return passwords["admin"]
