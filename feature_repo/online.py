@@ -1,0 +1,268 @@
+"""THE keys and codecs of what lies in the online store beside Feast's own hashes.
+
+    trending:<scope>:<key>     one ranked list, JSON {"items", "scores"}; scopes and keys are those of TRENDING
+    covisit:<kind>:<item_id>   one ranked list; kinds are those of COVISITATION
+    watched:<user_id>          sorted set of items the user acted on, score = epoch seconds of the last time
+    feed:<user_id>             one ranked list, precomputed; gone after 30 minutes
+    fresh:<what>               JSON of `Freshness`: which data readers see
+    keys:<what>                set of the list keys that `replace_lists` wrote, so that it can remove the dead ones
+
+A list is one string and not a Redis list, so that any number of them arrives with one MGET. A watched set is a
+sorted set, so that each item leaves it 30 days after it was watched and a reader that knows the time of the
+request can cut exactly; the whole key expires 30 days after its newest item. Writers pipeline in blocks. Readers
+take one round trip, do not retry and time out soon: the next rung of the ladder is the better use of the time.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import redis
+import redis.asyncio
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from recsys.errors import Retryable
+
+Ranked = list[tuple[str, float]]
+T = TypeVar("T")
+if TYPE_CHECKING:
+    Client = redis.Redis[bytes]
+    AsyncClient = redis.asyncio.Redis[bytes]
+else:
+    # The type stubs make the classes generic in what they return; the classes themselves are not.
+    Client, AsyncClient = redis.Redis, redis.asyncio.Redis
+
+SECONDS_PER_DAY = 86_400
+WATCHED_SECONDS = 30 * SECONDS_PER_DAY
+FEED_SECONDS = 30 * 60
+READ_TIMEOUT = 0.25  # seconds; a healthy Redis answers in under 1 ms, and a request has 100 ms in all
+WRITE_TIMEOUT = 30.0  # seconds; a pipelined block of a batch job may wait behind an AOF rewrite
+BLOCK = 1_000  # commands per round trip of a writer: large enough to hide latency, small enough not to stall readers
+
+
+def trending_key(scope: str, key: str = "") -> str:
+    """Key of a trending list, such as ("region", "Germany") or ("global", "")."""
+    return f"trending:{scope}:{key}"
+
+
+def covisit_key(kind: str, item_id: str) -> str:
+    """Key of the items also bought or also viewed with an item."""
+    return f"covisit:{kind}:{item_id}"
+
+
+def watched_key(user_id: str) -> str:
+    return f"watched:{user_id}"
+
+
+def feed_key(user_id: str) -> str:
+    return f"feed:{user_id}"
+
+
+def encode(ranked: Sequence[tuple[str, float]]) -> bytes:
+    """A ranked list as compact JSON; scores keep six significant digits."""
+    items = [item for item, _ in ranked]
+    scores = [float(f"{score:.6g}") for _, score in ranked]
+    return json.dumps({"items": items, "scores": scores}, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def decode(value: bytes | None) -> Ranked:
+    """What `encode` wrote; an absent list is an empty one."""
+    if value is None:
+        return []
+    found = json.loads(value)
+    return list(zip(found["items"], found["scores"], strict=True))
+
+
+@dataclass(frozen=True)
+class Freshness:
+    """Which data a group of keys was written from.
+
+    Attributes:
+        day: the data day, YYYY-MM-DD.
+        run: the pipeline run that wrote it.
+        as_of: epoch seconds up to which the data reach.
+        written_at: epoch seconds of the write, wall clock.
+        count: keys or rows written.
+    """
+
+    day: str
+    run: str
+    as_of: float
+    written_at: float
+    count: int
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What one request read.
+
+    Attributes:
+        lists: per key asked for, its ranked list; empty where there is none.
+        watched: items that the user acted on in the 30 days before the request.
+        feed: the user's precomputed feed; empty when it is older than 30 minutes.
+    """
+
+    lists: Mapping[str, Ranked] = field(default_factory=dict)
+    watched: frozenset[str] = frozenset()
+    feed: Ranked = field(default_factory=list)
+
+
+def connect(url: str, timeout: float = READ_TIMEOUT) -> Client:
+    """A client that fails within `timeout` seconds and does not retry; writers pass WRITE_TIMEOUT."""
+    return redis.Redis.from_url(
+        url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=Retry(NoBackoff(), 0)
+    )
+
+
+def connect_async(url: str, timeout: float = READ_TIMEOUT) -> AsyncClient:
+    """The same for asyncio."""
+    retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
+    return redis.asyncio.Redis.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=retry)
+
+
+@contextmanager
+def reachable() -> Iterator[None]:
+    """Turn any failure of Redis into Retryable."""
+    try:
+        yield
+    except (redis.RedisError, OSError) as error:
+        raise Retryable(
+            f"online store: {type(error).__name__}: {error}; is Redis up? `recsys status` shows it"
+        ) from error
+
+
+def read(client: Client, keys: Sequence[str] = (), user_id: str = "", now: float = 0.0) -> Snapshot:
+    """Read lists, and a user's watched set and feed, in one round trip.
+
+    Args:
+        client: from `connect`.
+        keys: from `trending_key` and `covisit_key`.
+        user_id: empty for nobody.
+        now: epoch seconds of the request (transforms.request_time); older than 30 days before it is not watched.
+
+    Raises:
+        Retryable: Redis does not answer in time.
+    """
+    with reachable(), client.pipeline(transaction=False) as pipe:
+        _ask(pipe, keys, user_id, now)
+        return _answer(keys, user_id, pipe.execute())
+
+
+async def read_async(client: AsyncClient, keys: Sequence[str] = (), user_id: str = "", now: float = 0.0) -> Snapshot:
+    """The same as `read`, for asyncio."""
+    with reachable():
+        async with client.pipeline(transaction=False) as pipe:
+            _ask(pipe, keys, user_id, now)
+            return _answer(keys, user_id, await pipe.execute())
+
+
+def _ask(pipe: Any, keys: Sequence[str], user_id: str, now: float) -> None:
+    if keys:
+        pipe.mget(keys)
+    if user_id:
+        pipe.zrangebyscore(watched_key(user_id), now - WATCHED_SECONDS, "+inf")
+        pipe.get(feed_key(user_id))
+
+
+def _answer(keys: Sequence[str], user_id: str, replies: list[Any]) -> Snapshot:
+    lists = dict(zip(keys, map(decode, replies[0]), strict=True)) if keys else {}
+    if not user_id:
+        return Snapshot(lists)
+    return Snapshot(lists, frozenset(item.decode() for item in replies[-2]), decode(replies[-1]))
+
+
+def freshness(client: Client, what: str) -> Freshness | None:
+    """Which data `what` ("features", "trending", "watched", "embeddings") was written from; None before the first
+    write. Raises Retryable when Redis does not answer."""
+    with reachable():
+        value = client.get(f"fresh:{what}")
+    return None if value is None else Freshness(**json.loads(value))
+
+
+def mark_fresh(client: Client, what: str, mark: Freshness) -> None:
+    """Say which data `what` now holds; the last step of a writer."""
+    with reachable():
+        client.set(f"fresh:{what}", json.dumps(asdict(mark)))
+
+
+def replace_lists(client: Client, what: str, lists: Iterable[tuple[str, Ranked]]) -> int:
+    """Write lists, then remove those that an earlier call for the same `what` wrote and this one did not.
+
+    A reader sees every list whole, old or new. Raises Retryable when Redis goes away; calling again repairs.
+
+    Returns:
+        the number of lists written.
+    """
+    index, coming = f"keys:{what}", f"keys:{what}:coming"
+    written = 0
+    with reachable():
+        client.delete(coming)
+        for block in _blocks(lists):
+            with client.pipeline(transaction=False) as pipe:
+                for key, ranked in block:
+                    pipe.set(key, encode(ranked))
+                pipe.sadd(coming, *(key for key, _ in block))
+                pipe.execute()
+            written += len(block)
+        for dead in _blocks(key for key in client.sdiff([index, coming]) if isinstance(key, bytes)):
+            client.delete(*dead)
+        client.sunionstore(index, [coming])
+        client.delete(coming)
+    return written
+
+
+def add_watched(client: Client, rows: Iterable[tuple[str, Mapping[str, float]]], as_of: float) -> int:
+    """Add what users acted on; what is older than 30 days at `as_of` leaves.
+
+    Adding never removes what events of the day wrote meanwhile. The key's time to live is counted in data time: 30
+    days after its newest item, so that a historic data set is not expired at birth.
+
+    Args:
+        client: from `connect`.
+        rows: user id and, per item, epoch seconds of the last time.
+        as_of: epoch seconds that the data reach.
+
+    Returns:
+        the number of users written.
+    """
+    users = 0
+    with reachable():
+        for block in _blocks(rows):
+            with client.pipeline(transaction=False) as pipe:
+                for user_id, items in block:
+                    _watch(pipe, watched_key(user_id), items, as_of)
+                pipe.execute()
+            users += len(block)
+    return users
+
+
+def _watch(pipe: Any, key: str, items: Mapping[str, float], as_of: float) -> None:
+    seconds = max(int(max(items.values()) + WATCHED_SECONDS - as_of), 1)
+    pipe.zadd(key, dict(items), gt=True)
+    pipe.zremrangebyscore(key, "-inf", f"({as_of - WATCHED_SECONDS}")
+    # NX sets it on a new key, GT only prolongs: a re-run of an old day shortens nobody's memory.
+    pipe.expire(key, seconds, nx=True)
+    pipe.expire(key, seconds, gt=True)
+
+
+def write_feeds(client: Client, feeds: Iterable[tuple[str, Ranked]]) -> int:
+    """Write precomputed feeds, which Redis forgets after 30 minutes; returns how many."""
+    written = 0
+    with reachable():
+        for block in _blocks(feeds):
+            with client.pipeline(transaction=False) as pipe:
+                for user_id, ranked in block:
+                    pipe.set(feed_key(user_id), encode(ranked), ex=FEED_SECONDS)
+                pipe.execute()
+            written += len(block)
+    return written
+
+
+def _blocks(rows: Iterable[T]) -> Iterator[list[T]]:
+    iterator = iter(rows)
+    while block := list(islice(iterator, BLOCK)):
+        yield block

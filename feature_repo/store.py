@@ -1,0 +1,141 @@
+"""The feature store of an installation: Feast over the lake's offline tables and Redis.
+
+The configuration is made here from our settings; `feature_store.yaml` names the same places for people who use
+Feast's own command line. Feast is always the reader: nobody else knows how its hashes are laid out.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from feast import FeatureService, FeatureStore, RepoConfig
+from feast.types import Array
+
+from feature_repo import definitions, names, online
+from recsys.errors import Permanent
+from recsys.settings import Settings
+
+PROJECT = "recsys"
+
+
+def connect(settings: Settings, timeout: float = online.READ_TIMEOUT) -> FeatureStore:
+    """Open the feature store; registers the definitions where no registry lies yet.
+
+    Args:
+        settings: the installation.
+        timeout: seconds that one call of Redis may take; there is no second try. Batch jobs pass
+            `online.WRITE_TIMEOUT`.
+    """
+    store = FeatureStore(config=config(settings, timeout))
+    if not _registry(settings).exists():
+        _apply(store, settings)
+    return store
+
+
+def apply(settings: Settings) -> FeatureStore:
+    """Bring the registry up to date with `definitions.py`; safe to repeat."""
+    store = FeatureStore(config=config(settings))
+    _apply(store, settings)
+    return store
+
+
+def config(settings: Settings, timeout: float = online.READ_TIMEOUT) -> RepoConfig:
+    """Feast's configuration for these settings; `timeout` as for `connect`."""
+    return RepoConfig(
+        project=PROJECT,
+        provider="local",
+        registry={"path": str(_registry(settings)), "cache_ttl_seconds": 0},
+        online_store={"type": "redis", "connection_string": connection_string(settings.redis_url, timeout)},
+        offline_store={"type": "file"},
+        entity_key_serialization_version=3,
+    )
+
+
+def connection_string(url: str, timeout: float) -> str:
+    """A redis:// URL in Feast's own notation.
+
+    Raises:
+        Permanent: the URL is of another kind, or has a comma in its password, which Feast cannot express.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("redis", "rediss") or not parts.hostname:
+        raise Permanent(f"redis_url must look like redis://host:port/0, got {url!r}")
+    options: dict[str, str] = {
+        "db": parts.path.strip("/") or "0",
+        "socket_timeout": str(timeout),
+        "socket_connect_timeout": str(timeout),
+        # JSON null: redis-py would otherwise retry three times with growing pauses, seconds in all.
+        "retry": "null",
+    }
+    if parts.scheme == "rediss":
+        options["ssl"] = "true"
+    if parts.username:
+        options["username"] = f'"{unquote(parts.username)}"'
+    if parts.password:
+        options["password"] = f'"{unquote(parts.password)}"'
+    if any("," in value for value in options.values()):
+        raise Permanent("the user name and password of redis_url must not contain a comma: Feast splits there")
+    return ",".join([f"{parts.hostname}:{parts.port or 6379}", *(f"{k}={v}" for k, v in options.items())])
+
+
+def read_online(store: FeatureStore, service: str, entity: str, ids: Sequence[str]) -> dict[str, list[Any]]:
+    """Read all features of a service for some entities, in one round trip.
+
+    Args:
+        store: from `connect`.
+        service: name of a feature service, such as "retrieval_v1".
+        entity: its join key: "user_id", "item_id" or "session_id".
+        ids: entity ids, known or not.
+
+    Returns:
+        per feature, one value per id; for an unknown id None, and an empty list for a feature that is a list.
+
+    Raises:
+        Retryable: Redis does not answer within the timeout.
+    """
+    features, arrays = _service(store, service)
+    with online.reachable():
+        found: dict[str, list[Any]] = store.get_online_features(
+            features=features, entity_rows={entity: list(ids)}
+        ).to_dict()
+    del found[entity]
+    for name in arrays:
+        found[name] = [value if value is not None else [] for value in found[name]]
+    return found
+
+
+def online_user(store: FeatureStore, user_id: str, service: str = "ranking_v1") -> dict[str, Any]:
+    """All features of one user, scalars by name; an unknown user has None and empty lists. See `read_online`."""
+    return {name: values[0] for name, values in read_online(store, service, "user_id", [user_id]).items()}
+
+
+def online_session(store: FeatureStore, session_id: str) -> dict[str, Any]:
+    """The history of one visit; empty lists where it is unknown. See `read_online`."""
+    return {name: values[0] for name, values in read_online(store, "session_v1", "session_id", [session_id]).items()}
+
+
+@lru_cache(maxsize=32)
+def _service(store: FeatureStore, name: str) -> tuple[FeatureService, tuple[str, ...]]:
+    """A service and its list-valued features; looking them up costs as much as the read itself."""
+    service = store.get_feature_service(name)
+    fields = [f for projection in service.feature_view_projections for f in projection.features]
+    return service, tuple(f.name for f in fields if isinstance(f.dtype, Array))
+
+
+def _registry(settings: Settings) -> Path:
+    return Path(settings.storage.root).resolve() / "feast" / "registry.db"
+
+
+def offline_folder(settings: Settings) -> Path:
+    """The folder with one subfolder of parquet partitions per view."""
+    return Path(settings.storage.root).resolve() / "lake" / "features"
+
+
+def _apply(store: FeatureStore, settings: Settings) -> None:
+    _registry(settings).parent.mkdir(parents=True, exist_ok=True)
+    for view in names.ENTITY_OF_VIEW:
+        # Feast warns about a source that does not exist; an empty folder is a view without rows so far.
+        (offline_folder(settings) / view).mkdir(parents=True, exist_ok=True)
+    store.apply(definitions.definitions(offline_folder(settings)))
