@@ -1,7 +1,8 @@
 """THE request-time feature functions: numpy only, called by training and by serving alike.
 
 Everything here is arithmetic on values that the feature store returned and on the time of the request. Windowed
-aggregates are in `pipelines/features.py`, vocabularies and normalisation inside the SavedModel.
+aggregates are in `pipelines/features.py`, vocabularies and normalisation inside the SavedModel. The ranking features
+are a module of their own for their number, and are called from here as well.
 """
 
 from collections.abc import Sequence
@@ -9,6 +10,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from feature_repo.ranking import (  # noqa: F401  given to callers, so that they import this module alone
+    ITEM_COLUMNS,
+    USER_COLUMNS,
+    Candidates,
+    ItemMatrix,
+    Requests,
+    item_matrix,
+    ranking_features,
+    ranking_inputs,
+)
+from feature_repo.ranking_table import RANKING_DOCS, RANKING_FEATURES  # noqa: F401
 
 SECONDS_PER_DAY = 86_400.0
 MAX_FEATURE_AGE_DAYS = 1.0
