@@ -17,9 +17,9 @@ DOC = """
 5. **register → deploy** put the models into MLflow and bring them live in the idle colour. `deploy` takes the
    release back by itself when it misbehaves.
 
-A gate that refuses is not an error: the run ends at its **…_refused** task, the live release stays, and the note on the run
-says which figure fell short. To try an idea, trigger the DAG with other parameters and compare the two runs in
-MLflow (experiment *recsys*). Every task can be cleared and re-run; a run replaces only what it wrote itself.
+A gate that refuses is not an error: the run ends at its **…_refused** task, the live release stays, and the note
+on the run says which figure fell short. To try an idea, trigger the DAG with other parameters and compare the two
+runs in MLflow (experiment *recsys*). Every task can be cleared and re-run; a run replaces only what it wrote.
 """
 PARAMS = {
     "day": Param(

@@ -1,0 +1,47 @@
+"""A client of the recommendation API, for the command line."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from recsys.errors import Permanent, Retryable, UsageError
+from recsys.settings import Settings
+
+
+def get(settings: Settings, path: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    """GET from the API with the local demo key; parameters that are None are left out.
+
+    Raises:
+        Retryable: the API does not answer, or answers 5xx.
+        UsageError: the API refused the request; the message is its own.
+    """
+    query = {name: value for name, value in params.items() if value is not None}
+    headers = {"X-API-Key": _demo_key(settings)}
+    try:
+        answer = httpx.get(f"{settings.api_url}{path}", params=query, headers=headers, timeout=10)
+    except httpx.TransportError as error:
+        raise Retryable(f"the API does not answer at {settings.api_url} ({error}); `recsys up` starts it") from error
+    if answer.is_server_error:
+        raise Retryable(f"the API answered {answer.status_code}: {_problem(answer)}")
+    if answer.is_client_error:
+        raise UsageError(_problem(answer))
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+def _demo_key(settings: Settings) -> str:
+    path = Path(settings.storage.root) / "run" / "demo_key"
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        raise Permanent(f"{path} does not exist: the API was never started here; `recsys up` starts it") from None
+
+
+def _problem(answer: httpx.Response) -> str:
+    try:
+        body = answer.json()
+        return str(body.get("detail") or body.get("title") or body)
+    except ValueError:
+        return answer.text[:500]

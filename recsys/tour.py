@@ -1,0 +1,113 @@
+"""What a person sees after the first run: recommendations for three kinds of visitors, and where to look next."""
+
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from rich.console import Console
+from rich.table import Table
+
+from pipelines import datasets
+from recsys import client
+from recsys.errors import BadData
+from recsys.settings import Settings
+
+SHOWN = 10  # items per visitor
+TYPICAL_HISTORY = (8, 40)  # events: enough to know somebody, few enough to read
+
+
+@dataclass(frozen=True)
+class Visitor:
+    """Somebody to recommend to, and what they did."""
+
+    label: str
+    query: dict[str, str]
+    history: list[str]
+
+
+def visitors(settings: Settings) -> list[Visitor]:
+    """A known user, a new user and an anonymous session, the first two from the newest data; the same every time."""
+    lake = datasets.lake(settings)
+    days = lake.days(datasets.SEQUENCES)
+    if not days:
+        raise BadData("there are no features yet; `recsys run daily` computes them")
+    sequences = lake.read(datasets.SEQUENCES, days[-1])
+    titles = _titles(lake, days[-1])
+    known, session = _typical(sequences, is_user=True), _typical(sequences, is_user=False)
+    found = [Visitor("a known user", {"user_id": known["visitor_id"]}, _told(known, titles))] if known else []
+    region = str((known or {}).get("region") or "")
+    found.append(Visitor("a new user", {"user_id": "somebody-new"} | ({"region": region} if region else {}), []))
+    if session:
+        found.append(Visitor("an anonymous session", {"session_id": session["visitor_id"]}, _told(session, titles)))
+    return found
+
+
+def show(settings: Settings, console: Console) -> None:
+    """Print the recommendations of the visitors, and the addresses of everything there is to look at."""
+    for visitor in visitors(settings):
+        answer = client.get(settings, "/api/v1/recommendations", visitor.query | {"surface": "home", "count": SHOWN})
+        who = " ".join(visitor.query.values())
+        console.print(f"\n[bold]Home page of {visitor.label}[/] ({who})")
+        if visitor.history:
+            console.print("[dim]lately: " + " · ".join(visitor.history[-6:][::-1]) + "[/]")
+        console.print(table(answer))
+    console.print(
+        f"\nAPI docs   {settings.api_url}/docs\nAirflow    {settings.airflow_url}  (user admin; password in "
+        f"{settings.storage.root}/run/airflow_passwords.json)\nMLflow     {settings.mlflow_url}\n"
+        "\n`recsys recommend --user ID`, `recsys similar --item ID` and `recsys --help` go on from here; "
+        "`make stop` stops everything."
+    )
+
+
+def table(answer: dict[str, Any]) -> Table:
+    """Recommendations as a table: rank, title, category, score, reason."""
+    view = Table(box=None, pad_edge=False, caption=_served_by(answer), caption_justify="left")
+    for name, justify in (("#", "right"), ("title", "left"), ("category", "left"), ("score", "right")):
+        view.add_column(name, justify=justify, overflow="ellipsis", no_wrap=True)  # type: ignore[arg-type]
+    view.add_column("reason", overflow="fold")
+    for rank, item in enumerate(answer["items"], start=1):
+        view.add_row(str(rank), item["title"], item.get("category") or "", f"{item['score']:.3f}", item["reason"])
+    return view
+
+
+def _served_by(answer: dict[str, Any]) -> str:
+    return f"served by {answer['rung']}, release {answer.get('release_id') or 'none'}"
+
+
+def _typical(sequences: pa.Table, *, is_user: bool) -> dict[str, Any] | None:
+    """The visitor of readable history who was here last; ties by id, so that the choice is the same every time."""
+    shortest, longest = TYPICAL_HISTORY if is_user else (2, 20)
+    length = pc.list_value_length(sequences["items"])
+    fits = pc.and_(
+        pc.and_(pc.greater_equal(length, shortest), pc.less_equal(length, longest)), _kind(sequences, is_user)
+    )
+    rows = sequences.filter(fits)
+    if rows.num_rows == 0:
+        rows = sequences.filter(_kind(sequences, is_user))
+    if rows.num_rows == 0:
+        return None
+    order = pc.sort_indices(
+        pa.table({"last": _last(rows), "id": rows["visitor_id"]}),
+        sort_keys=[("last", "descending"), ("id", "ascending")],
+    )
+    return dict(rows.slice(order[0].as_py(), 1).to_pylist()[0])
+
+
+def _kind(sequences: pa.Table, is_user: bool) -> pa.ChunkedArray:
+    return sequences["is_user"] if is_user else pc.invert(sequences["is_user"])
+
+
+def _last(rows: pa.Table) -> pa.Array:
+    return pa.array([times[-1] if times else 0 for times in rows["times"].to_pylist()])
+
+
+def _titles(lake: datasets.Lake, day: date) -> dict[str, str]:
+    items = lake.read(datasets.ITEMS, day, ["item_id", "title"])
+    return dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True))
+
+
+def _told(sequence: dict[str, Any], titles: dict[str, str]) -> list[str]:
+    pairs = zip(sequence["events"], sequence["items"], strict=True)
+    return [f"{event.replace('_', ' ')} {titles.get(item, item)}" for event, item in pairs]
