@@ -1,0 +1,1 @@
+"""Shoppers with known true preferences: demo data, closed-loop and load tests. `python -m simulator --help`."""

@@ -77,3 +77,15 @@ def spark() -> Iterator[object]:
     )
     yield session
     session.stop()
+
+
+@pytest.fixture(scope="session")
+def tiny_shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A simulated shop in canonical form, with its truth: 300 users, 200 items, about 15,000 events, 12 days from
+    2026-01-05 to 2026-01-16. Read it as `canonical:<path>`; never write to it."""
+    from simulator import canonical
+    from simulator.world import Plan
+
+    folder = tmp_path_factory.mktemp("shop") / "tiny"
+    canonical.write(Plan(users=300, items=200, events=15_000, days=12), folder)
+    return folder
