@@ -11,16 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_repo.ranking import (  # noqa: F401  given to callers, so that they import this module alone
-    ITEM_COLUMNS,
-    USER_COLUMNS,
-    Candidates,
-    ItemMatrix,
-    Requests,
-    item_matrix,
-    ranking_features,
-    ranking_inputs,
-)
+# Given to callers, so that they import this module alone.
+from feature_repo.item_matrix import ITEM_COLUMNS, ItemMatrix, item_matrix  # noqa: F401
+from feature_repo.ranking import USER_COLUMNS, Candidates, Requests, ranking_features, ranking_inputs  # noqa: F401
 from feature_repo.ranking_table import RANKING_DOCS, RANKING_FEATURES  # noqa: F401
 
 SECONDS_PER_DAY = 86_400.0
