@@ -16,6 +16,9 @@ def session(settings: Settings, name: str) -> SparkSession:
         .config("spark.sql.shuffle.partitions", settings.spark.shuffle_partitions)
         .config("spark.sql.session.timeZone", "UTC")
         .config("spark.sql.ansi.enabled", "true")
+        # Spark's default, INT96, loses the zone: Arrow readers would see naive nanoseconds.
+        .config("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
+        .config("spark.sql.parquet.compression.codec", "zstd")
         .config("spark.sql.execution.arrow.pyspark.enabled", "true")
         .config("spark.ui.enabled", "false")
         .config("spark.ui.showConsoleProgress", "false")
