@@ -77,7 +77,7 @@ class StageOperator(BaseOperator):
     def _run(self, command: list[str]) -> int:
         self.log.info("running %s", " ".join(command))
         settings = configuration.load()
-        self._process = subprocess.Popen(
+        with subprocess.Popen(
             ["setpriv", "--pdeathsig", "TERM", "--", *command],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -85,11 +85,11 @@ class StageOperator(BaseOperator):
             cwd=configuration.REPOSITORY,
             env=configuration.child_environment(settings),
             start_new_session=True,
-        )
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self.log.info("%s", line.rstrip())
-        return self._process.wait()
+        ) as self._process:
+            assert self._process.stdout is not None
+            for line in self._process.stdout:
+                self.log.info("%s", line.rstrip())
+            return self._process.wait()
 
 
 class GateOperator(StageOperator, BranchMixIn):

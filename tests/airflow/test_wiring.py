@@ -1,0 +1,77 @@
+"""What each DAG would run, and in which order."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+
+import jinja2
+import pytest
+from airflow.dag_processing.dagbag import DagBag
+
+from dags import operators, tasks
+
+GOLDEN = Path(__file__).parent / "golden"
+DAG_RUN = SimpleNamespace(
+    dag_id="daily", run_id="manual__2026-03-06T03:00:00+00:00", run_after=datetime(2026, 3, 6, 3, tzinfo=UTC)
+)
+
+
+@pytest.fixture(scope="module")
+def bag() -> DagBag:
+    found = DagBag()
+    assert found.import_errors == {}
+    return found
+
+
+def rendered(dag, params: dict) -> dict[str, str]:
+    """Task id → command, as Airflow would render it."""
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
+    values = tasks.MACROS | {"params": params, "dag_run": DAG_RUN}
+    commands = {}
+    for task in dag.topological_sort():
+        if isinstance(task, operators.StageOperator):
+            arguments = [environment.from_string(part).render(values) for part in task.arguments]
+            commands[task.task_id] = " ".join([task.stage, *operators.without_empty(arguments)])
+    return commands
+
+
+@pytest.mark.parametrize("dag_id", ["daily", "intraday", "trending"])
+def test_the_rendered_commands_are_those_of_the_golden_file(bag: DagBag, dag_id: str) -> None:
+    dag = bag.dags[dag_id]
+    params = {name: param.value for name, param in dag.params.items()} if dag.params else {}
+    golden = json.loads((GOLDEN / f"{dag_id}.json").read_text())
+    assert rendered(dag, params) == golden
+
+
+def test_a_filled_form_reaches_the_stages(bag: DagBag) -> None:
+    form = {"day": "2010-12-09", "source": "online_retail:/data/x.parquet", "epochs": 3, "dim": 64, "approve": False}
+    commands = rendered(bag.dags["daily"], form)
+    assert "--day 2010-12-09 " in commands["deploy"]
+    assert commands["ingest"].endswith("--source online_retail:/data/x.parquet")
+    assert commands["train_retrieval"].endswith("--dim 64 --epochs 3")
+
+
+def test_all_stages_of_a_run_share_a_name_that_survives_a_retry() -> None:
+    assert tasks.run_of("2026-03-05", DAG_RUN) == tasks.run_of("2026-03-05", DAG_RUN) == "20260305-e201620b"
+
+
+def test_every_gate_can_end_the_run_before_anything_is_deployed(bag: DagBag) -> None:
+    dag = bag.dags["daily"]
+    gates = [task for task in dag.tasks if isinstance(task, operators.GateOperator)]
+    assert {gate.task_id for gate in gates} == {"evaluate_retrieval", "validate_index", "evaluate_ranker"}
+    for gate in gates:
+        assert gate.downstream_task_ids == {*gate.passed, gate.refused}
+        assert "deploy" in {task.task_id for task in gate.get_flat_relatives(upstream=False)}
+
+
+def test_the_form_refuses_a_source_of_an_unknown_kind(bag: DagBag) -> None:
+    param = bag.dags["daily"].params.get_param("source")
+    with pytest.raises(Exception, match="does not match"):
+        param.resolve("mysql:db")
+
+
+def test_trending_waits_for_events_published_during_the_day(bag: DagBag) -> None:
+    (outlet,) = bag.dags["intraday"].task_dict["quality"].outlets
+    assert outlet.uri == tasks.INTRADAY_EVENTS.uri
+    assert bag.dags["trending"].schedule == [tasks.INTRADAY_EVENTS]
