@@ -12,9 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 # Given to callers, so that they import this module alone.
-from feature_repo.item_matrix import ITEM_COLUMNS, ItemMatrix, item_matrix  # noqa: F401
-from feature_repo.ranking import USER_COLUMNS, Candidates, Requests, ranking_features, ranking_inputs  # noqa: F401
-from feature_repo.ranking_table import RANKING_DOCS, RANKING_FEATURES  # noqa: F401
+from feature_repo.item_matrix import ITEM_COLUMNS as ITEM_COLUMNS
+from feature_repo.item_matrix import ItemMatrix as ItemMatrix
+from feature_repo.item_matrix import item_matrix as item_matrix
+from feature_repo.ranking import USER_COLUMNS as USER_COLUMNS
+from feature_repo.ranking import Candidates as Candidates
+from feature_repo.ranking import Requests as Requests
+from feature_repo.ranking import ranking_features as ranking_features
+from feature_repo.ranking import ranking_inputs as ranking_inputs
+from feature_repo.ranking_table import RANKING_DOCS as RANKING_DOCS
+from feature_repo.ranking_table import RANKING_FEATURES as RANKING_FEATURES
 
 SECONDS_PER_DAY = 86_400.0
 MAX_FEATURE_AGE_DAYS = 1.0

@@ -1,0 +1,294 @@
+"""The multi-task ranker: how likely a visitor clicks an item, wants it, and buys it.
+
+Numbers pass through a DCN-v2 cross network (Wang et al., "DCN V2", WWW 2021) beside a deep tower that sees them
+cut into quantile pieces (Gorishniy et al., "On embeddings for numerical features", NeurIPS 2022), which lets a
+network draw the steps that make trees strong on tables. The heads are a chain, each conditional on the one before
+and trained over all rows (ESMM, Ma et al., SIGIR 2018), so purchase ≤ cart ≤ click always holds.
+
+Position enters the click logit by a shallow tower of its own (Zhao et al., "Recommending what video to watch
+next", RecSys 2019) in training only: the served graph has no such input.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_recommenders as tfrs
+import tf_keras as keras
+from numpy.typing import NDArray
+
+from feature_repo import events
+
+HEADS = ("click", "cart", "purchase")
+# A purchase counts most and a click least, so that the ranker cannot win by clickbait. Data of the manifest, not of
+# the graph: an operator changes them without training.
+BLEND: Mapping[str, float] = {"click": 1.0, "cart": 3.0, "purchase": 4.0}
+STRINGS = ("category", "brand", "region", "surface")
+POSITIONS = 64  # slots with a bias of their own; later ones share the last
+SMALLEST = 1e-6
+Tensors = Mapping[str, tf.Tensor]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes and rates of the ranker.
+
+    Attributes:
+        pieces: quantile pieces per number. embedding: width of each string's embedding.
+        crosses, rank: cross layers, and the rank of their matrices.
+        deep: widths of the deep tower. head: width of each head's own layer.
+        dropout: in the deep tower and the heads. unknown: share of strings hidden per step, so that a category of
+            tomorrow is nothing special.
+        listwise: weight of the ranking loss beside the likelihoods.
+    """
+
+    pieces: int = 8
+    embedding: int = 8
+    crosses: int = 2
+    rank: int = 32
+    deep: tuple[int, ...] = (128, 64)
+    head: int = 32
+    dropout: float = 0.15
+    unknown: float = 0.1
+    listwise: float = 1.0
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What normalisation learnt: mean and inverse deviation [F], quantile edges [F, pieces + 1]."""
+
+    mean: NDArray[np.float32]
+    scale: NDArray[np.float32]
+    edges: NDArray[np.float32]
+
+    @staticmethod
+    def learn(numeric: NDArray[np.float32], pieces: int) -> "Scaling":
+        """From rows [n, F] of training; a sample of 50,000 of them is enough for quantiles."""
+        sample = numeric[:: max(len(numeric) // 50_000, 1)]
+        edges = np.quantile(sample, np.linspace(0, 1, pieces + 1), axis=0).T
+        deviation = numeric.std(0)
+        scale = np.where(deviation > SMALLEST, 1.0 / np.maximum(deviation, SMALLEST), 0.0)
+        return Scaling(numeric.mean(0), scale.astype(np.float32), edges.astype(np.float32))
+
+
+class Numbers(keras.layers.Layer):  # type: ignore[misc]
+    """Numbers [n, F] → standardised [n, F], cut at ±4, and their quantile pieces [n, F * pieces] in 0..1."""
+
+    def __init__(self, scaling: Scaling) -> None:
+        super().__init__(name="numbers")
+        self._mean, self._scale = tf.constant(scaling.mean), tf.constant(scaling.scale)
+        self._low, self._high = tf.constant(scaling.edges[:, :-1]), tf.constant(scaling.edges[:, 1:])
+
+    def call(self, numeric: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        normal = tf.clip_by_value((numeric - self._mean) * self._scale, -4.0, 4.0)
+        width = tf.maximum(self._high - self._low, SMALLEST)  # of no width: a step, 1 above the value
+        pieces = tf.clip_by_value((numeric[:, :, None] - self._low) / width, 0.0, 1.0)
+        return normal, tf.reshape(pieces, [-1, self._low.shape[0] * self._low.shape[1]])
+
+
+class Words(tf.Module):  # type: ignore[misc]
+    """Strings → codes; 0 is for what training never saw, and for nothing at all."""
+
+    def __init__(self, vocabulary: Mapping[str, Sequence[str]]) -> None:
+        super().__init__()
+        self.size = {name: len(values) + 1 for name, values in vocabulary.items()}
+        self._tables = {
+            # An empty vocabulary is legal data (nobody has a brand), but not a legal table.
+            name: keras.layers.StringLookup(vocabulary=list(values) or ["[NONE]"], num_oov_indices=1)
+            for name, values in vocabulary.items()
+        }
+
+    def __call__(self, inputs: Tensors) -> tf.Tensor:
+        """[n] each of STRINGS → [n, 5]: top category, category, brand, region, surface."""
+        top = tf.strings.regex_replace(inputs["category"], " > .*", "")
+        texts = {"top_category": top} | {name: inputs[name] for name in STRINGS}
+        return tf.stack([tf.cast(self._tables[name](text), tf.int32) for name, text in texts.items()], axis=1)
+
+
+def vocabulary(strings: Mapping[str, NDArray[np.object_]], floor: int = 5) -> dict[str, list[str]]:
+    """The known values of each string input, by name: those of at least `floor` training rows, sorted."""
+    top = np.array([events.top_category(path) for path in strings["category"]], dtype=object)
+    found = {}
+    for name, values in ({"top_category": top} | {name: strings[name] for name in STRINGS}).items():
+        kept, counts = np.unique(values.astype(str), return_counts=True)
+        found[name] = [str(value) for value, count in zip(kept, counts, strict=True) if value and count >= floor]
+    return found
+
+
+class Ranker(tfrs.Model):  # type: ignore[misc]
+    """The trainable ranker.
+
+    A batch holds whole requests, row after row: `numeric` [n, F], `words` [n, 5] from `Words`, `group` [n] number of
+    the request within the batch (ascending), `position` [n] int32 (-1 = not shown in a list), `labels` [n, heads]
+    in chain order, and `log_rate` [n], the log of the rate at which the negatives of the request were sampled.
+
+    Args:
+        scaling: learnt from the training rows.
+        words: the vocabularies.
+        positions: [POSITIONS] share of the training impressions at each slot; the bias is 0 on their average, so that
+            what is served speaks of an average place.
+    """
+
+    def __init__(self, shape: Shape, scaling: Scaling, words: Words, positions: NDArray[np.float32]) -> None:
+        super().__init__()
+        self._shape, self.words = shape, words
+        self._numbers = Numbers(scaling)
+        self._tables = [keras.layers.Embedding(size, shape.embedding) for size in words.size.values()]
+        self._crosses = [tfrs.layers.dcn.Cross(projection_dim=shape.rank) for _ in range(shape.crosses)]
+        self._deep = [keras.layers.Dense(width, activation="gelu") for width in shape.deep]
+        self._dropout = keras.layers.Dropout(shape.dropout)
+        self._heads = [(keras.layers.Dense(shape.head, activation="gelu"), keras.layers.Dense(1)) for _ in HEADS]
+        self._bias = self.add_weight("position_bias", (POSITIONS,), initializer="zeros")
+        self._shown = tf.constant(positions)
+        self._gain = tf.constant([BLEND[head] for head in HEADS])
+
+    def call(self, batch: Tensors, training: bool = False) -> tf.Tensor:
+        """`numeric` and `words` → logits [n, heads], each given that the head before it came true."""
+        words = batch["words"]
+        if training:
+            words *= tf.cast(tf.random.uniform(tf.shape(words)) >= self._shape.unknown, tf.int32)
+        normal, pieces = self._numbers(batch["numeric"])
+        texts = [table(words[:, k]) for k, table in enumerate(self._tables)]
+        first = crossed = tf.concat([normal, *texts], axis=1)
+        for layer in self._crosses:
+            crossed = layer(first, crossed)
+        deep = tf.concat([pieces, *texts], axis=1)
+        for layer in self._deep:
+            deep = self._dropout(layer(deep), training=training)
+        trunk = tf.concat([self._dropout(crossed, training=training), deep], axis=1)
+        return tf.concat([last(hidden(trunk)) for hidden, last in self._heads], axis=1)
+
+    def get_config(self) -> dict[str, Any]:
+        """Nothing: a ranker is built by its training and kept as a SavedModel, never rebuilt by Keras."""
+        return {}
+
+    def position_bias(self, position: tf.Tensor) -> tf.Tensor:
+        """[n] what the slot adds to the click logit; 0 where an item was not shown in a list."""
+        bias = self._bias - tf.reduce_sum(self._bias * self._shown)
+        return tf.where(position >= 0, tf.gather(bias, tf.clip_by_value(position, 0, POSITIONS - 1)), 0.0)
+
+    def compute_loss(self, batch: Tensors, training: bool = False) -> tf.Tensor:
+        logits = self(batch, training=training)
+        seen = logits + tf.pad(self.position_bias(batch["position"])[:, None], [[0, 0], [0, len(HEADS) - 1]])
+        # Negatives kept at rate q make odds of a click 1/q times too high in the sample; only the first head is
+        # touched, for no row with a positive label is ever dropped (King and Zeng, 2001).
+        sampled = seen - tf.pad(batch["log_rate"][:, None], [[0, 0], [0, len(HEADS) - 1]])
+        likelihood = tf.reduce_sum(tf.reduce_mean(chain_loss(sampled, batch["labels"]), axis=0))
+        gains = tf.linalg.matvec(batch["labels"], self._gain)
+        score = tf.math.log(tf.linalg.matvec(tf.exp(chain(seen)), self._gain) + SMALLEST)
+        return likelihood + self._shape.listwise * listwise_loss(score, gains, batch["group"])
+
+
+def chain(logits: tf.Tensor) -> tf.Tensor:
+    """Conditional logits [n, heads] → log probabilities [n, heads], each times all before it."""
+    return tf.cumsum(tf.math.log_sigmoid(logits), axis=1)
+
+
+def chain_loss(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Negative log likelihood [n, heads] of labels [n, heads] under the chain, over all rows."""
+    log_p = tf.minimum(chain(logits), -SMALLEST)
+    return -labels * log_p - (1.0 - labels) * tf.math.log(-tf.math.expm1(log_p))
+
+
+def listwise_loss(scores: tf.Tensor, gains: tf.Tensor, group: tf.Tensor) -> tf.Tensor:
+    """Softmax cross entropy between the gains and the scores of each group, mean over groups with a gain (ListNet,
+    Cao et al., ICML 2007; a bound on NDCG, Bruch et al., ICTIR 2019). All [n]; `group` ascends."""
+    top = tf.gather(tf.math.segment_max(tf.stop_gradient(scores), group), group)
+    total = tf.math.log(tf.math.segment_sum(tf.exp(scores - top), group))
+    cross = tf.math.segment_sum(gains * (tf.gather(total, group) + top - scores), group)
+    weight = tf.math.segment_sum(gains, group)
+    return tf.reduce_sum(tf.math.divide_no_nan(cross, weight)) / tf.maximum(
+        tf.cast(tf.math.count_nonzero(weight), tf.float32), 1.0
+    )
+
+
+class Served(tf.Module):  # type: ignore[misc]
+    """The graph that serving gets: strings and numbers in, calibrated probabilities out, no position."""
+
+    def __init__(self, model: Ranker, calibration: Floats) -> None:
+        super().__init__()
+        self._model, self._words = model, model.words
+        self._slope = tf.constant(calibration[:, 0], tf.float32)
+        self._shift = tf.constant(calibration[:, 1], tf.float32)
+
+    def score(self, inputs: Tensors) -> dict[str, tf.Tensor]:
+        logits = self._model({"numeric": inputs["numeric"], "words": self._words(inputs)}, training=False)
+        probability = tf.exp(chain(logits * self._slope + self._shift))
+        return {head: probability[:, k] for k, head in enumerate(HEADS)}
+
+    def save(self, folder: Path, features: int) -> None:
+        """Write the SavedModel; signature `serving_default`, inputs by name."""
+        specs = {name: tf.TensorSpec([None], tf.string, name) for name in STRINGS}
+        specs["numeric"] = tf.TensorSpec([None, features], tf.float32, "numeric")
+        serve = tf.function(lambda **inputs: self.score(inputs), autograph=False)
+        tf.saved_model.save(self, str(folder), signatures=serve.get_concrete_function(**specs))
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A SavedModel of an artifact, opened; thread-safe."""
+
+    signature: Any
+    module: Any  # owns the variables; the signature alone would let them go
+
+    @staticmethod
+    def load(folder: Path) -> "Scorer":
+        """Open `model/` under an artifact's folder (verify it with `artifact.load` first)."""
+        module = tf.saved_model.load(str(folder))
+        return Scorer(module.signatures["serving_default"], module)
+
+    def score(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+        """Probabilities [n] per head, from `transforms.ranking_inputs`."""
+        found = self.signature(**{name: tf.constant(inputs[name]) for name in ("numeric", *STRINGS)})
+        return {head: found[head].numpy() for head in HEADS}
+
+
+def blend(probabilities: Mapping[str, NDArray[np.float32]], weights: Mapping[str, float]) -> NDArray[np.float32]:
+    """One score [n] in 0..1 from the heads: their mean by weight; `weights` is `blend` of the manifest.
+
+    Raises:
+        ValueError: a weight is for no head, is negative, or all are 0.
+    """
+    unknown = sorted(set(weights) - set(probabilities))
+    total = float(sum(weights.values()))
+    if unknown or total <= 0 or min(weights.values()) < 0:
+        raise ValueError(f"blend weights must be ≥ 0 and not all 0, for heads {sorted(probabilities)}; got {weights}")
+    return np.asarray(sum(w * probabilities[head] for head, w in weights.items()) / total, np.float32)
+
+
+def calibrate(logits: Floats, labels: Floats, log_rate: Floats, fewest: int = 20) -> Floats:
+    """Slope and shift [heads, 2] that make the probabilities right on rows which training did not see.
+
+    Platt scaling of each conditional logit on the rows where it counts: all rows for the first head, the rows
+    with the label before for the next. A head with fewer than `fewest` of either outcome stays as it is.
+
+    Args:
+        logits: [n, heads] of the model, without position. labels: [n, heads]. log_rate: [n] of the sampling.
+    """
+    found = np.tile([1.0, 0.0], (labels.shape[1], 1))
+    for head in range(labels.shape[1]):
+        rows = labels[:, head - 1] > 0 if head else np.ones(len(labels), bool)
+        offset = -log_rate[rows] if head == 0 else np.zeros(int(rows.sum()))
+        wins = labels[rows, head].sum()
+        if min(wins, rows.sum() - wins) >= fewest:
+            found[head] = _platt(logits[rows, head], labels[rows, head], offset)
+    return found
+
+
+def _platt(logits: Floats, labels: Floats, offset: Floats) -> Floats:
+    """Newton's method for labels ~ sigmoid(a * logit + b + offset), with a light pull towards a = 1, b = 0."""
+    design = np.column_stack([logits, np.ones(len(logits))])
+    start = found = np.array([1.0, 0.0])
+    for _ in range(50):
+        p = 1 / (1 + np.exp(-np.clip(design @ found + offset, -30, 30)))
+        gradient = design.T @ (p - labels) + found - start
+        curvature = (design * (p * (1 - p))[:, None]).T @ design + np.eye(2)
+        step = np.linalg.solve(curvature, gradient)
+        found = found - np.clip(step, -1, 1)
+        if np.abs(step).max() < 1e-8:
+            break
+    return np.array([max(found[0], 0.05), found[1]])  # a slope of 0 or below would turn the order round

@@ -1,0 +1,131 @@
+"""The requests that the ranker learns from and is judged on: who asked, when, and what came of each item.
+
+Where the data know what was shown, a request is a shown list: every impression is a row, and its labels are what
+the visitor did with it afterwards. Where they do not (a shop's invoices, a film club's ratings), a request is the
+moment before a visit: its rows are the items of that visit, and `ranking_examples` adds negatives.
+
+Labels nest, as the ranker's heads do: a purchase is wanted and engaged with, too.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from feature_repo import events
+from models import ranker
+from pipelines import datasets
+from pipelines.datasets import Lake
+
+COLUMNS = ["user_id", "session_id", "item_id", "event", "event_time", "surface", "position", "request_id", "region"]
+# Wanted, not merely looked at: what the middle head, "cart", stands for in a shop and for films alike.
+WANTED = tuple(kind for kind, weight in events.SIGNAL_WEIGHT.items() if weight >= 3.0)
+ATTRIBUTION_SECONDS = 24 * 3600.0
+FEWEST_LISTS = 50  # shown lists with a click below which visits are used instead
+VISIT_LEAD = 1.0  # seconds before the first event of a visit at which it is ranked
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Requests and their labelled items.
+
+    Attributes:
+        requests: user_id ("" = anonymous), session_id, time (epoch seconds), region, surface; index 0, 1, … by time.
+        rows: request (index), item_id, position (-1 = not shown in a list), and one 0/1 column per head.
+        shown: whether `rows` are all that the visitor saw. If not, they are what the visitor chose, unasked.
+    """
+
+    requests: pd.DataFrame
+    rows: pd.DataFrame
+    shown: bool
+
+    def take(self, chosen: NDArray[np.int64]) -> "Judged":
+        """Some requests by index, numbered again."""
+        place = pd.Series(np.arange(len(chosen)), index=chosen)
+        rows = self.rows[self.rows["request"].isin(chosen)]
+        rows = rows.assign(request=rows["request"].map(place)).sort_values("request", kind="stable", ignore_index=True)
+        return Judged(self.requests.iloc[chosen].reset_index(drop=True), rows, self.shown)
+
+
+def read(lake: Lake, start: datetime, end: datetime) -> Judged:
+    """The requests in [start, end), both midnights, from the published events."""
+    days = [day for day in lake.days(datasets.EVENTS) if start < datasets.end_of(day) <= end]
+    table = lake.read_days(datasets.EVENTS, days, COLUMNS)
+    kinds = pa.array([events.EventType.IMPRESSION, *events.POSITIVE], pa.string())
+    return judge(table.filter(pc.is_in(table.column("event").cast(pa.string()), kinds)).to_pandas())
+
+
+def judge(log: pd.DataFrame) -> Judged:
+    """Turn events (`COLUMNS`) into requests: shown lists if there are enough of them, visits otherwise."""
+    log = log.assign(
+        time=log["event_time"].astype("datetime64[us, UTC]").astype(np.int64) / 1e6,
+        user_id=log["user_id"].fillna(""),
+        region=log["region"].fillna(""),
+        surface=log["surface"].fillna(""),
+    ).sort_values("time", kind="stable")
+    log["visitor"] = np.where(log["user_id"] != "", "u:" + log["user_id"], "s:" + log["session_id"])
+    lists = shown_lists(log)
+    clicked = lists.rows.loc[lists.rows["click"] > 0, "request"].nunique() if len(lists.rows) else 0
+    return lists if clicked >= FEWEST_LISTS else visits(log)
+
+
+def shown_lists(log: pd.DataFrame) -> Judged:
+    """Requests from impressions.
+
+    click: any positive event that names the same request and item, after the impression. cart, purchase: of a
+    clicked item, by the same visitor, within 24 hours after the impression. An impression that was not clicked
+    takes no credit for what the visitor found elsewhere.
+    """
+    shown = log[(log["event"] == events.EventType.IMPRESSION) & log["request_id"].notna()]
+    shown = shown.drop_duplicates(["request_id", "item_id"])
+    deeds = log[log["event"].isin(events.POSITIVE)]
+    named = deeds[deeds["request_id"].notna()].drop_duplicates(["request_id", "item_id"])
+    keys = ["request_id", "item_id"]
+    rows = shown.merge(named[[*keys, "time"]], on=keys, how="left", suffixes=("", "_deed"))
+    rows["click"] = (rows["time_deed"] > rows["time"]).astype(np.int8)
+    clicked = rows.loc[rows["click"] > 0, [*keys, "visitor", "time"]]
+    wanted = deeds.loc[deeds["event"].isin(WANTED), ["visitor", "item_id", "time", "event"]]
+    pairs = clicked.merge(wanted, on=["visitor", "item_id"], suffixes=("", "_deed"))
+    delay = pairs["time_deed"] - pairs["time"]
+    pairs = pairs[(delay > 0) & (delay <= ATTRIBUTION_SECONDS)]
+    pairs["purchase"] = pairs["event"] == events.EventType.PURCHASE
+    follow = pairs.groupby(keys)["purchase"].max().rename("purchase").reset_index().assign(cart=1)
+    rows = rows.merge(follow, on=keys, how="left")
+    rows["purchase"] = rows["purchase"].eq(True)
+    first = rows.groupby("request_id", sort=False)
+    asked = first[["user_id", "session_id", "time", "region", "surface"]].first().sort_values("time", kind="stable")
+    return _judged(asked, rows, rows["request_id"], shown=True)
+
+
+def visits(log: pd.DataFrame) -> Judged:
+    """Requests from visits: one second before a visitor's first positive event of a session.
+
+    click: any positive event with the item within 24 hours; cart: one that says "wanted"; purchase: bought.
+    """
+    deeds = log[log["event"].isin(events.POSITIVE)].copy()
+    deeds["visit"] = deeds["visitor"] + "\n" + deeds["session_id"]
+    start = deeds.groupby("visit")["time"].transform("min")
+    deeds = deeds[deeds["time"] - start <= ATTRIBUTION_SECONDS]
+    deeds["click"] = 1
+    deeds["cart"] = deeds["event"].isin(WANTED)
+    deeds["purchase"] = deeds["event"] == events.EventType.PURCHASE
+    rows = deeds.groupby(["visit", "item_id"], sort=False)[list(ranker.HEADS)].max().reset_index()
+    rows["position"] = -1
+    asked = deeds.groupby("visit", sort=False)[["user_id", "session_id", "time", "region"]].first()
+    asked = asked.assign(time=asked["time"] - VISIT_LEAD, surface="").sort_values("time", kind="stable")
+    return _judged(asked, rows, rows["visit"], shown=False)
+
+
+def _judged(asked: pd.DataFrame, rows: pd.DataFrame, key: pd.Series, *, shown: bool) -> Judged:
+    place = pd.Series(np.arange(len(asked)), index=asked.index)
+    rows = rows.assign(
+        request=key.map(place).astype(np.int64),
+        position=rows["position"].fillna(-1).astype(np.int32),
+        **{head: rows[head].fillna(0).astype(np.float32) for head in ranker.HEADS},
+    )
+    rows = rows.sort_values(["request", "position"], kind="stable", ignore_index=True)
+    return Judged(asked.reset_index(drop=True), rows[["request", "item_id", "position", *ranker.HEADS]], shown)
