@@ -49,7 +49,7 @@ class Catalogue:
         values: NDArray[Any] = self.items.column(name).to_numpy(zero_copy_only=False)
         return values
 
-    def rows(self, item_ids: Sequence[str]) -> NDArray[np.int64]:
+    def rows(self, item_ids: Sequence[str] | NDArray[np.object_]) -> NDArray[np.int64]:
         """Rows of item ids, -1 where an id is unknown."""
         row_of = self.row_of
         return np.fromiter((row_of.get(i, -1) for i in item_ids), np.int64, len(item_ids))

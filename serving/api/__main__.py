@@ -1,0 +1,40 @@
+"""`python -m serving.api`: the API on the loopback interface, one worker."""
+
+import logging
+import sys
+
+import uvicorn
+
+from recsys import settings as configuration
+from recsys.errors import RecsysError
+from serving.api import app
+
+GRACE_SECONDS = 10
+
+
+def main() -> int:
+    """Serve until SIGTERM or SIGINT; requests in flight are finished and the logs flushed."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    try:
+        settings = configuration.load()
+        served = app.create(settings)
+    except RecsysError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    # No access log: it would hold user ids, and the metrics say the rest.
+    uvicorn.run(
+        served,
+        host=settings.network.host,
+        port=settings.network.api,
+        loop="uvloop",
+        http="httptools",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""The application: routes, parts and what surrounds them."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from fastapi import FastAPI, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from recsys.settings import Settings
+from serving.api import auth, events, middleware, parts, problems, recommendations
+from serving.api.metrics import Metrics
+from serving.api.problems import Problem
+
+DESCRIPTION = """
+Recommendations for shoppers, and the events that they are learnt from.
+
+Every request needs an API key, as `X-API-Key` or as a bearer token; the first start leaves one for this machine in
+`run/demo_key` under the storage root. Errors are `application/problem+json` (RFC 9457) and say what to do.
+"""
+
+
+def create(settings: Settings) -> FastAPI:
+    """The ASGI application of one process."""
+    metrics = Metrics()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        made = parts.build(settings, metrics)
+        app.state.parts = made
+        await made.watcher.refresh()
+        watching = asyncio.create_task(made.watcher.watch())
+        try:
+            yield
+        finally:
+            watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watching
+            await made.close()
+
+    app = FastAPI(title="recsys", version="1", description=DESCRIPTION, lifespan=lifespan)
+    app.state.keys = auth.Keys(settings)
+    problems.install(app)
+    app.include_router(recommendations.router)
+    app.include_router(events.router)
+    _health(app, metrics)
+    _describe(app)
+    app.add_middleware(middleware.Envelope, metrics=metrics, max_body_bytes=settings.api.max_body_bytes)
+    return app
+
+
+def _health(app: FastAPI, metrics: Metrics) -> None:
+    @app.get("/health/live", tags=["health"], summary="The process answers")
+    async def live() -> dict[str, str]:
+        return {"status": "live"}
+
+    @app.get("/health/ready", tags=["health"], summary="A release is loaded", responses=problems.documented(503))
+    async def ready(request: Request) -> dict[str, str]:
+        current = request.app.state.parts.watcher.current
+        if current is None:
+            raise Problem(503, "no-release", "no release is live yet; run the daily pipeline", retry_after=5)
+        return {"status": "ready", "release_id": current.release_id, "colour": current.release.colour}
+
+    @app.get("/metrics", tags=["health"], summary="Prometheus metrics", response_class=Response)
+    async def prometheus() -> Response:
+        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _describe(app: FastAPI) -> None:
+    """Add the event models to the OpenAPI document; their route reads its body itself, for speed."""
+    document = app.openapi()
+    for model in (events.Event, events.Batch):
+        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        schema.pop("$defs", None)
+        document["components"]["schemas"][model.__name__] = schema

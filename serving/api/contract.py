@@ -1,0 +1,72 @@
+"""What callers send and get: the models behind the OpenAPI document."""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Id = Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+
+
+class Surface(StrEnum):
+    HOME = "home"
+    SIMILAR = "similar"
+    TRENDING = "trending"
+    CATEGORY = "category"
+
+
+class Rung(StrEnum):
+    """Which rung of the ladder served, from the best down."""
+
+    RANKED = "ranked"
+    RETRIEVAL = "retrieval"
+    COVISITATION = "covisitation"
+    FEED = "feed"
+    TRENDING = "trending"
+    STATIC = "static"
+
+
+class Ask(BaseModel):
+    """The parameters of a recommendation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    surface: Surface = Field(Surface.HOME, description="where the items will be shown")
+    user_id: Id = Field("", description="a logged-in shopper; empty for an anonymous one", examples=["17850"])
+    session_id: Id = Field("", description="the visit; what an anonymous shopper did in it counts")
+    item_id: Id = Field("", description="for surface=similar: the item on the page")
+    category: Id = Field("", description="for surface=category (and trending): path or most general category")
+    region: Id = Field("", description="country of the shopper; empty: that of the profile", examples=["Germany"])
+    count: int = Field(20, ge=1, description="items per page; all pages of one request have the same")
+    cursor: Annotated[str, Field(max_length=500)] = Field(
+        "", description="from the response before, with the same parameters; empty or 0: the first page"
+    )
+
+
+class Item(BaseModel):
+    """One recommended item."""
+
+    item_id: str
+    title: str
+    category: str = Field(description="path, general to special, joined by ' > '")
+    price: float | None = Field(None, description="unit price; null where unknown")
+    currency: str | None = None
+    score: float = Field(description="of the stage that ordered the page; comparable within one response and source")
+    reason: str = Field(description="why it is shown; true, or neutral", examples=["Popular in Germany"])
+    source: str = Field(description="personal, similar, bought_with, viewed_with, feed, popular or catalogue")
+
+
+class Page(BaseModel):
+    """A page of recommendations."""
+
+    items: list[Item]
+    cursor: str | None = Field(description="give it back for the next page; null on the last one")
+    request_id: str = Field(description="as in X-Request-ID; put it into the events that the page leads to")
+    release_id: str = Field(description="the models and catalogue that made it")
+    surface: Surface
+    rung: Rung = Field(
+        description="ranked: retrieval and ranking; retrieval: order of retrieval; covisitation: bought or viewed "
+        "together; feed: precomputed; trending: lists of the online store; static: lists of the release"
+    )
+    degraded: bool = Field(description="whether a part failed, so that a lower rung than usual served")
+    notes: list[str] = Field(description="what the caller should know about this page, in words")

@@ -1,0 +1,218 @@
+"""The live release in memory, watched in the background and replaced as a whole.
+
+A request takes `Watcher.current` once and keeps it, so that a switch in the middle of it changes nothing for it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from feature_repo import transforms
+from feature_repo.events import top_category
+from models import artifact, catalogue, release
+from models.catalogue import Catalogue, Ranked
+from models.release import Release
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.25
+RETRY_SECONDS = 5.0
+Lists = Mapping[str, Mapping[str, Ranked]]
+
+
+@dataclass(frozen=True, eq=False)
+class LiveRelease:
+    """A release and its catalogue, with the columns that a request needs as arrays by catalogue row."""
+
+    release: Release
+    catalogue: Catalogue
+
+    @property
+    def release_id(self) -> str:
+        return self.release.release_id
+
+    @property
+    def popular(self) -> Lists:
+        """The trending lists at release time: scope → key → ranked."""
+        return self.catalogue.popular
+
+    @property
+    def allow_repeats(self) -> bool:
+        """Whether shoppers of this catalogue buy the same item again, so that what they know stays in."""
+        return bool(self.catalogue.meta.get("allow_repeats", False))
+
+    @cached_property
+    def as_of(self) -> float:
+        return datetime.fromisoformat(self.release.as_of).timestamp()
+
+    def now(self, wall: float) -> float:
+        """The time that this release's features and watched sets are read for."""
+        return transforms.request_time(wall, self.as_of)
+
+    @cached_property
+    def titles(self) -> NDArray[np.object_]:
+        return self.catalogue.column("title")
+
+    @cached_property
+    def prices(self) -> NDArray[np.float64]:
+        """NaN where unknown."""
+        return np.asarray(self.catalogue.column("price"), np.float64)
+
+    @cached_property
+    def currencies(self) -> NDArray[np.object_]:
+        return self.catalogue.column("currency")
+
+    @cached_property
+    def available(self) -> NDArray[np.bool_]:
+        return self.catalogue.column("available").astype(bool)
+
+    @cached_property
+    def _paths(self) -> tuple[list[str], NDArray[np.int32]]:
+        column: Any = self.catalogue.items.column("category").combine_chunks()
+        encoded = column.dictionary_encode()
+        return encoded.dictionary.to_pylist(), encoded.indices.to_numpy(zero_copy_only=False).astype(np.int32)
+
+    @property
+    def category_paths(self) -> list[str]:
+        """Every category path; `categories` are positions in it."""
+        return self._paths[0]
+
+    @property
+    def categories(self) -> NDArray[np.int32]:
+        return self._paths[1]
+
+    @cached_property
+    def tops(self) -> NDArray[np.int32]:
+        """[items] code of the most general category."""
+        codes: dict[str, int] = {}
+        of_path = [codes.setdefault(top_category(path), len(codes)) for path in self.category_paths]
+        return np.asarray(of_path, np.int32)[self.categories]
+
+    @cached_property
+    def known(self) -> frozenset[str]:
+        """Every category and every more general one above it."""
+        parts = [path.split(" > ") for path in self.category_paths]
+        return frozenset(" > ".join(names[: depth + 1]) for names in parts for depth in range(len(names)))
+
+    @cached_property
+    def examples(self) -> list[str]:
+        """A few general categories, for people."""
+        return sorted({top_category(path) for path in self.category_paths})[:5]
+
+    def category(self, row: int) -> str:
+        return str(self.category_paths[self.categories[row]])
+
+    @cached_property
+    def by_popularity(self) -> NDArray[np.int64]:
+        """All rows, the most popular first; the order of the catalogue where it has no statistics."""
+        if "popularity" not in self.catalogue.items.column_names:
+            return np.arange(len(self.catalogue))
+        return np.argsort(-np.nan_to_num(self.catalogue.column("popularity").astype(float)), kind="stable")
+
+    def below(self, category: str) -> NDArray[np.int64]:
+        """Rows of a category and of all below it, the most popular first; empty for an unknown category."""
+        inside = [path == category or path.startswith(f"{category} > ") for path in self.category_paths]
+        rows: NDArray[np.int64] = self.by_popularity[np.asarray(inside, bool)[self.categories[self.by_popularity]]]
+        return rows
+
+    @cached_property
+    def _regional(self) -> tuple[NDArray[np.bool_], Mapping[str, NDArray[np.bool_]]]:
+        """[items] True for items without a restriction; and per region, items that name it."""
+        lists: Any = self.catalogue.items.column("regions").combine_chunks()
+        free = np.asarray(pc.fill_null(pc.list_value_length(lists), 0)) == 0
+        parents = np.asarray(pc.list_parent_indices(lists))
+        values = np.asarray(pc.list_flatten(lists).to_pylist(), object)
+        named: dict[str, NDArray[np.bool_]] = {}
+        for region in set(values):
+            named[region] = free.copy()
+            named[region][parents[values == region]] = True
+        return free, named
+
+    def shown_in(self, region: str) -> NDArray[np.bool_]:
+        """[items] True where an item may be shown in a region. A visitor of unknown region sees the items that may be
+        shown everywhere, and no other."""
+        free, named = self._regional
+        return named.get(region, free)
+
+    def prepare(self) -> "LiveRelease":
+        """Compute the columns now, so that no request pays for them."""
+        _ = (
+            self.catalogue.row_of,
+            self.titles,
+            self.prices,
+            self.currencies,
+            self.available,
+            self.tops,
+            self._regional,
+        )
+        _ = (self.by_popularity, self.as_of, self.known, self.examples)
+        return self
+
+
+def load(releases: release.Releases, found: Release) -> LiveRelease:
+    """Open a release's catalogue, every byte of it checked. Raises ArtifactError."""
+    opened = releases.open(found, "catalogue")
+    return LiveRelease(found, catalogue.read(opened.path, opened.manifest.meta)).prepare()
+
+
+@dataclass
+class Watcher:
+    """Follows `live.json`.
+
+    Attributes:
+        current: what serves; None before the first release.
+        on_change: called with each release that begins to serve.
+    """
+
+    root: Path
+    on_change: Callable[[str], Any] = lambda release_id: None
+    current: LiveRelease | None = None
+    _stamp: tuple[int, int] = (0, 0)
+    _not_before: float = 0.0
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def refresh(self) -> bool:
+        """Load the live release if it is another one; True if it is. A release that cannot be read is logged, and
+        the last one keeps serving."""
+        releases = release.Releases(self.root)
+        async with self._lock:
+            try:
+                status = releases.live_file.stat()
+            except FileNotFoundError:
+                return False
+            stamp = (status.st_mtime_ns, status.st_ino)
+            clock = asyncio.get_running_loop().time()
+            if stamp == self._stamp or clock < self._not_before:
+                return False
+            try:
+                changed = await asyncio.to_thread(self._load, releases)
+            except (release.ReleaseError, artifact.ArtifactError, OSError, KeyError, ValueError) as error:
+                log.error("the live release cannot be served, the last one stays: %s", error)
+                self._not_before = clock + RETRY_SECONDS
+                return False
+            self._stamp = stamp
+            return changed
+
+    def _load(self, releases: release.Releases) -> bool:
+        found = releases.live()
+        if found is None or (self.current is not None and found == self.current.release):
+            return False
+        self.current = load(releases, found)
+        log.info("release %s serves, %d items, colour %s", found.release_id, len(self.current.catalogue), found.colour)
+        self.on_change(found.release_id)
+        return True
+
+    async def watch(self) -> None:
+        """Refresh for ever."""
+        while True:
+            await self.refresh()
+            await asyncio.sleep(POLL_SECONDS)

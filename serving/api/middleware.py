@@ -1,0 +1,82 @@
+"""What every request gets: an id, a size limit, its time in a header and in the metrics."""
+
+import logging
+import re
+import secrets
+import time
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serving.api.metrics import Metrics
+from serving.api.problems import Problem
+
+log = logging.getLogger(__name__)
+ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
+UNEXPECTED = Problem(500, "internal", "an error of the server, now in its log; the same request may be repeated")
+
+
+class Envelope:
+    """Outermost layer, plain ASGI: one wrapped `send`, nothing buffered."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, max_body_bytes: int) -> None:
+        self._app, self._metrics, self._limit = app, metrics, max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
+        scope["request_id"] = given if ID.fullmatch(given) else secrets.token_hex(16)
+        started = time.perf_counter()
+        status: int | None = None
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                self._stamp(scope, message, started)
+            await send(message)
+
+        try:
+            if int(headers.get("content-length", "0")) > self._limit:
+                await self._too_large().response(scope["request_id"])(scope, receive, answer)
+            else:
+                await self._app(scope, self._limited(receive), answer)
+        except Exception as error:  # the edge of the process
+            log.exception("unexpected error in %s %s", scope["method"], scope["path"])
+            self._metrics.errors.labels(type(error).__name__).inc()
+            if status is None:
+                await UNEXPECTED.response(scope["request_id"])(scope, receive, answer)
+        finally:
+            route = getattr(scope.get("route"), "path", "none")
+            self._metrics.requests.labels(route, status or 500).inc()
+            self._metrics.seconds.labels(route).observe(time.perf_counter() - started)
+
+    def _stamp(self, scope: Scope, message: Message, started: float) -> None:
+        headers = MutableHeaders(scope=message)
+        headers["X-Request-ID"] = scope["request_id"]
+        total = f"total;dur={1000 * (time.perf_counter() - started):.1f}"
+        trace = scope.get("trace")
+        stages = trace.server_timing() if trace else ""
+        headers["Server-Timing"] = f"{stages}, {total}" if stages else total
+        for stage, spent in trace.timings.items() if trace else ():
+            self._metrics.stage.labels(stage).observe(spent / 1000)
+
+    def _limited(self, receive: Receive) -> Receive:
+        """Count a body that does not say its length."""
+        received = 0
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._limit:
+                raise self._too_large()
+            return message
+
+        return counted
+
+    def _too_large(self) -> Problem:
+        return Problem(413, "body-too-large", f"a body may have at most {self._limit} bytes; split it")

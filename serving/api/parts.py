@@ -1,0 +1,59 @@
+"""The parts of one API process, made at its start and closed at its end."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from feature_repo import online
+from recsys import bus, inference
+from recsys.settings import Settings
+from serving.api import events
+from serving.api.decisions import Decisions
+from serving.api.events import Receiver
+from serving.api.funnel import Funnel
+from serving.api.live import Watcher
+from serving.api.metrics import Metrics
+from serving.api.pages import Pages
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the routes work with."""
+
+    settings: Settings
+    metrics: Metrics
+    watcher: Watcher
+    client: inference.Client
+    store: online.AsyncClient
+    funnel: Funnel
+    pages: Pages
+    decisions: Decisions
+    receiver: Receiver
+    event_log: bus.Log
+
+    async def close(self) -> None:
+        """Flush what waits, then let go; the event log first, because it holds what was promised."""
+        self.event_log.close()
+        self.decisions.close()
+        await self.pages.flush()
+        await self.client.close()
+        await self.store.aclose()  # type: ignore[attr-defined]  # the stubs are older than the client
+
+
+def build(settings: Settings, metrics: Metrics) -> Parts:
+    """Make the parts; needs a running event loop."""
+    root = Path(settings.storage.root)
+    client = inference.Client()
+    store = online.connect_async(settings.redis_url)
+    event_log = bus.Log(root, events.TOPIC)
+    return Parts(
+        settings=settings,
+        metrics=metrics,
+        watcher=Watcher(root, metrics.serves),
+        client=client,
+        store=store,
+        funnel=Funnel(settings, client, store),
+        pages=Pages(settings, store),
+        decisions=Decisions(settings, metrics),
+        receiver=Receiver(settings, event_log, store, metrics),
+        event_log=event_log,
+    )

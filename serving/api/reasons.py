@@ -1,0 +1,93 @@
+"""Reasons: one true sentence per shown item, made from the source that proposed it.
+
+A reason claims no more than its evidence. "Similar to X, which you bought" needs a past purchase of X from the
+visitor's own history, which retrieval names as the nearest item of that history, and X in the same general category;
+without them the reason is "Picked for you". "Because you viewed X" would claim that X caused it, which nobody has
+checked, and is never said.
+"""
+
+from feature_repo.events import EventType, top_category
+from serving.api.live import LiveRelease
+from serving.api.sources import Candidates
+
+NEUTRAL = "Picked for you"
+DID = {
+    EventType.PURCHASE: "bought",
+    EventType.ADD_TO_CART: "put in your cart",
+    EventType.COMPLETE: "watched to the end",
+    EventType.LIKE: "liked",
+    EventType.RATE: "rated",
+    EventType.CLICK: "looked at",
+    EventType.VIEW: "viewed",
+}
+LONGEST_TITLE = 60
+
+
+def of(candidates: Candidates, place: int, row: int, live: LiveRelease) -> str:
+    """The reason for one item.
+
+    Args:
+        candidates: the source that proposed it.
+        place: its position there.
+        row: its row in the catalogue.
+        live: the release, for titles and categories.
+    """
+    match candidates.source:
+        case "personal":
+            return _personal(candidates, place, row, live)
+        case "similar":
+            return f"Similar to {_title(candidates.key, live)}"
+        case "bought_with":
+            return f"Often bought with {_title(candidates.key, live)}"
+        case "viewed_with":
+            return f"Often viewed with {_title(candidates.key, live)}"
+        case "popular":
+            return _popular(candidates.scope, candidates.key)
+        case "catalogue" if candidates.key:
+            return f"From {leaf(candidates.key)}"
+        case "catalogue":
+            return "From our catalogue"
+        case _:
+            return NEUTRAL
+
+
+def leaf(path: str) -> str:
+    """The most special part of a category path, as a shopper would name it."""
+    return path.rsplit(" > ", 1)[-1]
+
+
+def _personal(candidates: Candidates, place: int, row: int, live: LiveRelease) -> str:
+    if candidates.evidence is None or candidates.evidence_events is None:
+        return NEUTRAL
+    item_id, did = candidates.evidence[place], DID.get(candidates.evidence_events[place])
+    known = live.catalogue.row_of.get(item_id)
+    if did is None or known is None:
+        return NEUTRAL
+    if known == row:
+        return f"You {did} this before"
+    if top_category(live.category(known)) != top_category(live.category(row)):
+        return NEUTRAL
+    return f"Similar to {_title(item_id, live)}, which you {did}"
+
+
+def _popular(scope: str, key: str) -> str:
+    match scope:
+        case "global":
+            return "Popular right now"
+        case "region":
+            return f"Popular in {key}"
+        case "age_region":
+            age, _, region = key.partition("|")
+            return f"Popular with ages {age} in {region}"
+        case "category" | "top_category":
+            return f"Trending in {leaf(key)}"
+        case "new":
+            return "New in the catalogue"
+        case _:
+            return "Popular right now"
+
+
+def _title(item_id: str, live: LiveRelease) -> str:
+    row = live.catalogue.row_of.get(item_id)
+    title = str(live.titles[row]) if row is not None else item_id
+    return title if len(title) <= LONGEST_TITLE else f"{title[: LONGEST_TITLE - 1].rstrip()}…"

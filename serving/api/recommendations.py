@@ -1,0 +1,161 @@
+"""GET /api/v1/recommendations."""
+
+import math
+import time
+from typing import Annotated
+
+import orjson
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+
+from serving.api import auth, pages
+from serving.api.contract import Ask, Id, Page, Surface
+from serving.api.funnel import Shown, Slate
+from serving.api.live import LiveRelease
+from serving.api.pages import Cursor, Kept
+from serving.api.parts import Parts
+from serving.api.problems import Problem, documented
+from serving.api.trace import Trace
+
+router = APIRouter(prefix="/api/v1", tags=["recommendations"])
+RETRY_AFTER = 5
+
+
+@router.get(
+    "/recommendations",
+    response_model=Page,
+    summary="A page of recommended items",
+    responses=documented(400, 401, 403, 404, 410, 422, 500, 503),
+    dependencies=[Depends(auth.requires(auth.READ))],
+)
+async def recommendations(
+    request: Request,
+    ask: Annotated[Ask, Query()],
+    x_last_item: Annotated[Id, Header(description="the item viewed last, before any event of it has arrived")] = "",
+) -> Response:
+    """Items for a shopper and a surface, each with a true reason.
+
+    - `home`: personal; for a new shopper what is popular with their age group and region
+    - `similar`: items like `item_id`
+    - `trending`: what is popular now, in `region` or in `category`
+    - `category`: what is popular in `category`
+
+    While any rung of the ladder stands, the answer is 200; `rung` and `degraded` say how it came about. The
+    `Server-Timing` header has the milliseconds of each stage.
+    """
+    parts: Parts = request.app.state.parts
+    trace = Trace(request.scope["request_id"])
+    request.scope["trace"] = trace
+    _check_count(ask, parts)
+    live = _live(parts)
+    _check(ask, live)
+    cursor = parts.pages.read(ask)
+    kept = await parts.pages.find(cursor.slate_id) if cursor else None
+    if kept is None:
+        if cursor:
+            trace.notes.append("the ranking of the first page is lost; this page was made anew and may repeat items")
+        live, slate = await _slate(ask, x_last_item, live, parts, trace)
+        kept = Kept(live.release_id, slate)
+    if kept.release_id != live.release_id:
+        trace.notes.append(f"this page comes from the earlier release {kept.release_id}")
+    return _respond(ask, x_last_item, live, parts, trace, cursor, kept)
+
+
+def _check_count(ask: Ask, parts: Parts) -> None:
+    limit = parts.settings.api.max_count
+    if ask.count > limit:
+        raise Problem(422, "count-too-large", f"count must be in 1..{limit}, got {ask.count}; use the cursor for more")
+
+
+def _live(parts: Parts) -> LiveRelease:
+    if parts.watcher.current is None:
+        detail = "no release is live yet; run the daily pipeline (`make run`, or `recsys run daily`)"
+        raise Problem(503, "no-release", detail, retry_after=RETRY_AFTER)
+    return parts.watcher.current
+
+
+def _check(ask: Ask, live: LiveRelease) -> None:
+    """What the surface needs, and whether it exists."""
+    if ask.surface is Surface.SIMILAR:
+        if not ask.item_id:
+            raise Problem(400, "item-missing", "surface=similar needs item_id, the item on the page")
+        if ask.item_id not in live.catalogue.row_of:
+            detail = f"no item {ask.item_id!r} in release {live.release_id}; take ids from a recommendation"
+            raise Problem(404, "unknown-item", detail)
+    if ask.surface is Surface.CATEGORY and not ask.category:
+        raise Problem(400, "category-missing", "surface=category needs category, a path or a most general category")
+    if ask.category and ask.surface in (Surface.CATEGORY, Surface.TRENDING) and ask.category not in live.known:
+        detail = (
+            f"no category {ask.category!r} in release {live.release_id}; it is one of {', '.join(live.examples)}, …"
+        )
+        raise Problem(404, "unknown-category", detail)
+
+
+async def _slate(ask: Ask, last_item: str, live: LiveRelease, parts: Parts, trace: Trace) -> tuple[LiveRelease, Slate]:
+    """The slate and the release that made it; once more from the start if the release changed under it."""
+    slate = await parts.funnel.slate(ask, last_item, live, trace)
+    switched = any(fall.why == "release" for fall in trace.falls)
+    if switched and await parts.watcher.refresh() and parts.watcher.current:
+        live = parts.watcher.current
+        trace.falls.clear()
+        slate = await parts.funnel.slate(ask, last_item, live, trace)
+    return live, slate
+
+
+def _respond(
+    ask: Ask, last_item: str, live: LiveRelease, parts: Parts, trace: Trace, cursor: Cursor | None, kept: Kept
+) -> Response:
+    first = cursor.offset if cursor else 0
+    shown = kept.slate.items[first : first + ask.count]
+    body = {
+        "items": _items(shown, live),
+        "cursor": _next(ask, parts, cursor, kept, first + ask.count, trace),
+        "request_id": trace.request_id,
+        "release_id": kept.release_id,
+        "surface": ask.surface,
+        "rung": kept.slate.rung,
+        "degraded": kept.slate.degraded,
+        "notes": trace.notes,
+    }
+    parts.decisions.write(ask, last_item, kept.release_id, kept.slate.rung, shown, first, trace)
+    _count(ask, kept, shown, parts, trace)
+    return Response(orjson.dumps(body), media_type="application/json")
+
+
+def _items(shown: list[Shown], live: LiveRelease) -> list[dict[str, object]]:
+    """The items of a page. One that a newer release has dropped meanwhile is left out."""
+    found = [(item, row) for item in shown if (row := live.catalogue.row_of.get(item.item_id)) is not None]
+    return [
+        {
+            "item_id": item.item_id,
+            "title": live.titles[row],
+            "category": live.category(row),
+            "price": None if math.isnan(price := float(live.prices[row])) else price,
+            "currency": live.currencies[row],
+            "score": item.score,
+            "reason": item.reason,
+            "source": item.source,
+        }
+        for item, row in found
+    ]
+
+
+def _next(ask: Ask, parts: Parts, cursor: Cursor | None, kept: Kept, offset: int, trace: Trace) -> str | None:
+    """The cursor of the next page; None on the last one."""
+    if offset >= len(kept.slate.items):
+        return None
+    if cursor is None:
+        cursor = Cursor(parts.pages.keep(kept), 0, ask.count, int(time.time()), pages.asked(ask))
+    return parts.pages.token(Cursor(cursor.slate_id, offset, cursor.count, cursor.issued, cursor.asked))
+
+
+def _count(ask: Ask, kept: Kept, shown: list[Shown], parts: Parts, trace: Trace) -> None:
+    metrics = parts.metrics
+    metrics.pages.labels(ask.surface, kept.slate.rung).inc()
+    for fall in trace.falls:
+        metrics.falls.labels(fall.stage, fall.why).inc()
+    for rule, count in trace.facts.get("dropped", {}).items():
+        metrics.filtered.labels(rule).inc(count)
+    for rule, count in trace.facts.get("relaxed", {}).items():
+        metrics.relaxed.labels(rule).inc(count)
+    for item in shown:
+        metrics.items.labels(ask.surface, item.source).inc()

@@ -1,0 +1,56 @@
+"""What happened to one request: times of its stages, falls, and what the rules did."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Fall:
+    """A stage that did not serve.
+
+    Attributes:
+        stage: retrieval, ranking, online or features.
+        why: late, down, open (the circuit), release, refused or malformed.
+    """
+
+    stage: str
+    why: str
+
+
+@dataclass
+class Trace:
+    """Filled in as the request goes along.
+
+    Attributes:
+        request_id: as in X-Request-ID.
+        timings: milliseconds by stage; a predictor's own stages have its name before theirs.
+        falls: stages that did not serve, in order.
+        notes: sentences for the caller about this response.
+        facts: counts for the decision log: candidates, dropped, relaxed.
+    """
+
+    request_id: str
+    timings: dict[str, float] = field(default_factory=dict)
+    falls: list[Fall] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = 1000 * (time.perf_counter() - started)
+            self.timings[stage] = round(self.timings.get(stage, 0.0) + spent, 3)
+
+    def within(self, stage: str, timings: Mapping[str, float]) -> None:
+        """Add the stages that a predictor reported about itself."""
+        self.timings |= {f"{stage}-{name}": round(value, 3) for name, value in timings.items()}
+
+    def server_timing(self) -> str:
+        """The header's value; names are tokens."""
+        return ", ".join(f"{name};dur={value:.1f}" for name, value in self.timings.items())

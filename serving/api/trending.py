@@ -1,0 +1,65 @@
+"""Trending lists: from the online store, kept in memory for a while; else those that the release was shipped with."""
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from feature_repo import online
+from models.catalogue import Ranked
+from serving.api import sources
+from serving.api.live import LiveRelease
+from serving.api.sources import Candidates
+
+log = logging.getLogger(__name__)
+
+Key = tuple[str, str]  # scope and key of a list, as in pipelines.datasets.TRENDING
+GLOBAL: Key = ("global", "")
+LARGEST = 10_000  # lists in memory; keys come from requests, so there has to be an end
+
+# Reads online lists by key; None if the store does not answer.
+Read = Callable[[Sequence[str]], Awaitable[online.Snapshot | None]]
+
+
+@dataclass
+class Trending:
+    """Lists in memory.
+
+    Args:
+        seconds: a list is read again when it is older than this; while the store is away, an old one is still used.
+    """
+
+    seconds: float
+    _kept: dict[Key, tuple[float, Ranked]] = field(default_factory=dict)
+
+    async def lists(self, keys: Sequence[Key], live: LiveRelease, read: Read) -> tuple[list[Candidates], bool]:
+        """The lists that exist among `keys`, in that order, and whether they are the release's static ones."""
+        now = time.monotonic()
+        stale = [key for key in keys if key not in self._kept or self._kept[key][0] < now]
+        if stale:
+            await self._refresh(stale, now, read)
+        found = [(key, self._kept[key][1]) for key in keys if key in self._kept]
+        static = not any(ranked for _, ranked in found)
+        if static:
+            found = [((scope, key), live.popular.get(scope, {}).get(key, [])) for scope, key in keys]
+        return [sources.listed("popular", ranked, *key) for key, ranked in found if ranked], static
+
+    async def _refresh(self, keys: Sequence[Key], now: float, read: Read) -> None:
+        snapshot = await read([online.trending_key(*key) for key in keys])
+        if snapshot is None:
+            return
+        if len(self._kept) > LARGEST:
+            self._kept.clear()
+        for key in keys:
+            self._kept[key] = (now + self.seconds, snapshot.lists[online.trending_key(*key)])
+
+
+def of_category(category: str) -> list[Key]:
+    """The lists of a category path or of a most general category."""
+    return [("category", category)] if " > " in category else [("category", category), ("top_category", category)]
+
+
+def of_visitor(region: str, age_group: str) -> list[Key]:
+    """What is popular where somebody is: age group and region, then region, then everywhere."""
+    nearest = [("age_region", f"{age_group}|{region}")] if region and age_group else []
+    return [*nearest, *([("region", region)] if region else []), GLOBAL]

@@ -1,0 +1,229 @@
+"""A small shop, real gRPC servers in place of the predictors, and the API over a real Redis."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import grpc.aio
+import httpx
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from feature_repo import events, online
+from models import artifact, catalogue
+from models.release import Reference, Release, ReleaseId
+from recsys import inference
+from recsys.inference import Profile, RankingRequest, RankingResponse, RetrievalRequest, RetrievalResponse
+from recsys.settings import Role, Settings
+from serving.api import app as application
+from serving.api import auth
+
+AS_OF = "2024-03-01T00:00:00+00:00"
+TOPS = ("Toys", "Home", "Garden", "Books")
+
+
+def items(count: int = 60) -> pa.Table:
+    """i0, i1, …: the general categories in turn, two special ones in each; i1 is sold out, i2 is for Norway only."""
+    rows = [
+        {
+            "item_id": f"i{n}",
+            "title": f"Thing {n}",
+            "description": None,
+            "category": f"{TOPS[n % 4]} > {'big' if n % 8 < 4 else 'small'}",
+            "tags": [],
+            "brand": "Acme",
+            "price": float(n) if n % 10 else None,
+            "currency": "GBP",
+            "regions": ["Norway"] if n == 2 else [],
+            "created_at": None,
+            "available": n != 1,
+            "popularity": float(count - n),
+        }
+        for n in range(count)
+    ]
+    schema = pa.schema([*(f.with_nullable(True) for f in events.ITEMS.arrow()), pa.field("popularity", pa.float64())])
+    return pa.Table.from_pylist(rows, schema)
+
+
+def ranked(*numbers: int) -> list[tuple[str, float]]:
+    return [(f"i{n}", round(1 - place / 100, 2)) for place, n in enumerate(numbers)]
+
+
+POPULAR: dict[str, dict[str, Any]] = {
+    "global": {"": ranked(*range(30, 50))},
+    "region": {"Germany": ranked(*range(40, 48))},
+    "top_category": {"Toys": ranked(8, 4, 0)},
+    "category": {"Toys > big": ranked(8, 0)},
+}
+ONLINE = {
+    ("global", ""): ranked(*range(10, 30)),
+    ("region", "Germany"): ranked(20, 21, 22, 23),
+    ("age_region", "25-34|Germany"): ranked(24, 25),
+    ("top_category", "Toys"): ranked(12, 16, 20),
+    ("category", "Toys > big"): ranked(16, 8),
+}
+
+
+def publish(settings: Settings, name: str = "r1", *, meta: dict[str, Any] | None = None, count: int = 60) -> Release:
+    """Make a release live, as a deployment would."""
+    root = Path(settings.storage.root)
+    with artifact.draft(root / "models", kind="catalogue", run=name, as_of=AS_OF) as draft:
+        catalogue.write(draft.path, items(count), POPULAR)
+        draft.meta |= meta or {}
+    made = draft.finished
+    reference = Reference(made.manifest.version, str(made.path.relative_to(root)), made.digest)
+    release = Release(ReleaseId(name), AS_OF, AS_OF, "blue", {"catalogue": reference}, "ranking_v1", None, "deploy")
+    file = root / "releases" / "live.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    work = file.with_suffix(".tmp")
+    work.write_text(json.dumps(asdict(release)))
+    work.replace(file)
+    return release
+
+
+@dataclass
+class Predictor:
+    """A real server that speaks the wire contract; `answer` decides, `delay` seconds later."""
+
+    address: str
+    answer: Callable[[Any], Any]
+    role: Role
+    release: str = "r1"
+    delay: float = 0.0
+    asked: list[Any] = field(default_factory=list)
+    _server: grpc.aio.Server | None = None
+
+    async def start(self) -> None:
+        handler = grpc.unary_unary_rpc_method_handler(
+            self._infer,
+            request_deserializer=inference.messages.ModelInferRequest.FromString,
+            response_serializer=lambda message: message.SerializeToString(),
+        )
+        self._server = grpc.aio.server()
+        service = grpc.method_handlers_generic_handler("inference.GRPCInferenceService", {"ModelInfer": handler})
+        self._server.add_generic_rpc_handlers((service,))
+        self._server.add_insecure_port(self.address)
+        await self._server.start()
+
+    async def stop(self) -> None:
+        if self._server:
+            await self._server.stop(0)
+            self._server = None
+
+    async def _infer(self, message: Any, context: grpc.aio.ServicerContext) -> Any:
+        wanted = message.parameters["release"].string_param
+        if wanted not in ("", self.release):
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"holds {self.release}, asked for {wanted}")
+        pairs = zip(message.inputs, message.raw_input_contents, strict=True)
+        tensors = {i.name: inference.decode(i.datatype, i.shape, raw) for i, raw in pairs}
+        kind = RetrievalRequest if self.role == "retrieval" else RankingRequest
+        request = kind.from_tensors(tensors)
+        self.asked.append(request)
+        await asyncio.sleep(self.delay)
+        return inference.response_message(replace(self.answer(request), release=self.release), self.role)
+
+
+def retrieved(request: RetrievalRequest) -> RetrievalResponse:
+    """For "ann": all items, i59 first, each because she bought i58; strangers have no history."""
+    known = request.user_id == "ann" or bool(request.last_item) or bool(request.query_item)
+    numbers = range(59, -1, -1)
+    return RetrievalResponse(
+        inference.strings([f"i{n}" for n in numbers]),
+        np.linspace(0.9, 0.1, 60).astype(np.float32),
+        inference.strings([request.last_item or "i58"] * 60),
+        inference.strings(["view" if request.last_item else "purchase"] * 60),
+        Profile(known, 3 if known else 0, "Germany" if request.user_id in ("ann", "new") else "", "25-34"),
+        timings={"features": 1.0, "search": 2.0},
+    )
+
+
+def scored(request: RankingRequest) -> RankingResponse:
+    """The ranker turns retrieval's order round: i0 is the best."""
+    scores = np.array([1 - int(item[1:]) / 100 for item in request.item_ids], np.float32)
+    return RankingResponse(scores, scores, scores, scores, timings={"forward": 3.0})
+
+
+@dataclass
+class World:
+    """Everything that a test may stop, slow down or change."""
+
+    settings: Settings
+    retrieval: Predictor
+    ranking: Predictor
+    http: httpx.AsyncClient
+    app: Any
+    key: str
+
+    async def get(self, **parameters: Any) -> httpx.Response:
+        headers = parameters.pop("headers", {})
+        return await self.http.get("/api/v1/recommendations", params=parameters, headers=headers)
+
+    async def page(self, **parameters: Any) -> dict[str, Any]:
+        answer = await self.get(**parameters)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    async def metric(self, line: str) -> float:
+        """The value of one metric line, 0 where it is not there."""
+        text = (await self.http.get("/metrics")).text
+        return next((float(row.rsplit(" ", 1)[1]) for row in text.splitlines() if row.startswith(line)), 0.0)
+
+
+@contextlib.asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[World]:
+    """The API in this process, with predictors beside it."""
+    made = application.create(settings)
+    key = auth.demo_key_file(settings).read_text()
+    retrieval = Predictor(settings.predictor_address("retrieval", "blue"), retrieved, "retrieval")
+    ranking = Predictor(settings.predictor_address("ranking", "blue"), scored, "ranking")
+    await retrieval.start()
+    await ranking.start()
+    transport = httpx.ASGITransport(app=made, raise_app_exceptions=False)
+    client = httpx.AsyncClient(transport=transport, base_url="http://api", headers={"X-API-Key": key})
+    async with made.router.lifespan_context(made), client:
+        yield World(settings, retrieval, ranking, client, made, key)
+    await retrieval.stop()
+    await ranking.stop()
+
+
+def patient(settings: Settings) -> Settings:
+    """Deadlines that a busy test machine keeps; tests of lateness set their own."""
+    api = settings.api.model_copy(
+        update={"retrieval_deadline_ms": 2000, "ranking_deadline_ms": 2000, "online_deadline_ms": 2000}
+    )
+    return settings.model_copy(update={"api": api})
+
+
+def fill(url: str) -> None:
+    """Write the lists and ann's watched set as the pipelines do."""
+    with online.connect(url) as store:
+        lists = [(online.trending_key(*key), found) for key, found in ONLINE.items()]
+        online.replace_lists(store, "trending", lists)
+        together = [(online.covisit_key("bought", "i5"), ranked(6, 7)), (online.covisit_key("viewed", "i5"), ranked(9))]
+        online.replace_lists(store, "covisitation", together)
+        online.add_watched(
+            store, [("ann", {"i3": 1709200000.0, "i7": 1709200000.0, "i11": 1709200000.0})], 1709251200.0
+        )
+
+
+@pytest.fixture
+async def world(online_settings: Settings) -> AsyncIterator[World]:
+    """A live release r1, lists in Redis, both predictors up."""
+    settings = patient(online_settings)
+    publish(settings)
+    fill(settings.redis_url)
+    async with running(settings) as made:
+        yield made
+
+
+@pytest.fixture
+def shop() -> Any:
+    """The functions of this file, for tests that start the API themselves."""
+    return SimpleNamespace(publish=publish, fill=fill, running=running, patient=patient, ranked=ranked)
