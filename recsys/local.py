@@ -210,7 +210,7 @@ def _supervisor(settings: Settings, wanted: Sequence[Program]) -> Supervisor:
     _refuse_strangers(settings, wanted)
     path = supervisor.run_folder(settings) / "supervisord.conf"
     path.write_text(config)
-    subprocess.Popen(
+    daemon = subprocess.Popen(
         [sys.executable, "-m", "supervisor.supervisord", "-c", str(path)],
         cwd=REPOSITORY,
         env=configuration.child_environment(settings),
@@ -219,6 +219,8 @@ def _supervisor(settings: Settings, wanted: Sequence[Program]) -> Supervisor:
         stderr=subprocess.DEVNULL,
         start_new_session=True,  # a Ctrl-C in the terminal of `up` is not meant for the platform
     )
+    noted = {"session": daemon.pid, "boot": sweep.BOOT_ID.read_text()}
+    (path.parent / "session.json").write_text(json.dumps(noted))
     deadline = time.monotonic() + 20
     while not server.alive():
         if time.monotonic() > deadline:
@@ -229,29 +231,47 @@ def _supervisor(settings: Settings, wanted: Sequence[Program]) -> Supervisor:
 
 def _stop(settings: Settings) -> None:
     """Stop the supervisor and all that it ever started, whatever state they are in."""
+    folder = supervisor.run_folder(settings)
     server = Supervisor(settings)
-    daemons = _daemons(settings)
+    members = _session(settings)
     if server.alive():
+        _stop_programs(server)
         server.shutdown()
-        psutil.wait_procs(daemons, timeout=STOP_SECONDS)
-    sweep.end([process for process in daemons if process.is_running()])
-    sweep.end(sweep.leftovers(supervisor.server_url(settings)))
-    for name in ("supervisor.sock", "supervisord.pid"):
-        (supervisor.run_folder(settings) / name).unlink(missing_ok=True)
+        psutil.wait_procs(members, timeout=STOP_SECONDS)
+    sweep.end(_session(settings))
+    for leftover in (
+        folder / "supervisor.sock",
+        folder / "session.json",
+        *folder.glob("*.pid"),
+        *folder.glob("*.group"),
+    ):
+        leftover.unlink(missing_ok=True)
 
 
-def _daemons(settings: Settings) -> list[psutil.Process]:
-    """The supervisors of this platform: one, or none, or one that a crash has cut off from its socket."""
-    config = str(supervisor.run_folder(settings) / "supervisord.conf")
-    found = []
-    for process in psutil.process_iter():
-        try:
-            command = process.cmdline()
-        except psutil.Error:
-            continue
-        if "supervisor.supervisord" in command and config in command:
-            found.append(process)
-    return found
+def _stop_programs(server: Supervisor) -> None:
+    """Stop all at once, which supervisor's own shutdown does one after the other, and the store after its users."""
+    running = [name for name, process in server.processes().items() if process.pid and name != "redis"]
+    for name in running:
+        server.stop(name, wait=False)
+    deadline = time.monotonic() + STOP_SECONDS
+    while any(server.processes()[name].pid for name in running) and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+def _session(settings: Settings) -> list[psutil.Process]:
+    """The supervisor that was started last, and all its descendants, even where it has died itself."""
+    try:
+        noted = json.loads((supervisor.run_folder(settings) / "session.json").read_text())
+    except (FileNotFoundError, ValueError):
+        return []
+    if noted["boot"] != sweep.BOOT_ID.read_text():  # the machine was restarted; the number is somebody else's now
+        return []
+    try:
+        if str(supervisor.run_folder(settings)) not in " ".join(psutil.Process(noted["session"]).cmdline()):
+            return []  # all have ended, and the kernel gave the number to another program
+    except psutil.NoSuchProcess:
+        pass  # the supervisor was killed; what it has started may still run
+    return sweep.session(noted["session"])
 
 
 def _refuse_strangers(settings: Settings, wanted: Sequence[Program]) -> None:

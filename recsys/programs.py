@@ -96,7 +96,9 @@ def _mlflow(settings: Settings) -> Program:
         *("--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"),
         *("--artifacts-destination", str(folder / "artifacts")),
     ]
-    return Program("mlflow", command, folder, settings.mlflow_url, (settings.network.mlflow,), family=True)
+    # Without it the server starts eight workers of 250 MB for jobs (evaluation of language models) that nobody submits.
+    environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    return Program("mlflow", command, folder, settings.mlflow_url, (settings.network.mlflow,), environment, family=True)
 
 
 def _airflow(settings: Settings) -> list[Program]:
@@ -198,7 +200,7 @@ file = {socket}
 chmod = 0600
 
 [supervisorctl]
-serverurl = {supervisor.server_url(settings)}
+serverurl = unix://{socket}
 
 [rpcinterface:supervisor]
 supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
@@ -207,14 +209,13 @@ supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
 
 
 def _section(settings: Settings, program: Program) -> str:
-    url = supervisor.server_url(settings)
-    sweep = [sys.executable, "-m", "recsys.sweep", url, program.name] if program.family else []
+    group_file = supervisor.run_folder(settings) / f"{program.name}.group"
+    sweep = [sys.executable, "-m", "recsys.sweep", str(group_file)] if program.family else []
     environment = {"PYTHONPATH": str(REPOSITORY), **program.environment}
     return f"""[program:{program.name}]
 command = {shlex.join([*sweep, *program.command])}
 directory = {program.directory}
 environment = {",".join(f'{name}="{value}"' for name, value in environment.items())}
-serverurl = {url}
 autostart = false
 ; a program that says "this will fail again" (recsys.errors.Exit) is not asked again, any other end is an accident
 autorestart = unexpected

@@ -64,11 +64,6 @@ def socket_file(settings: Settings) -> Path:
     return path
 
 
-def server_url(settings: Settings) -> str:
-    """How children know their supervisor (SUPERVISOR_SERVER_URL), and by which they are known to be ours."""
-    return f"unix://{socket_file(settings)}"
-
-
 def predictor(role: Role, colour: Colour) -> str:
     """The program that runs one predictor."""
     return f"{role}-{colour}"
@@ -113,9 +108,9 @@ class Supervisor:
         """Start a program; returns at once, and without error if it runs already."""
         self._call("startProcess", name, False, ignore=(_ALREADY_STARTED, _SPAWN_ERROR))
 
-    def stop(self, name: str) -> None:
-        """Stop a program and wait until it is gone; no error if it was not running."""
-        self._call("stopProcess", name, True, ignore=(_NOT_RUNNING,))
+    def stop(self, name: str, *, wait: bool = True) -> None:
+        """Stop a program, and wait until it is gone; no error if it was not running."""
+        self._call("stopProcess", name, wait, ignore=(_NOT_RUNNING,))
 
     def shutdown(self) -> None:
         """Stop all programs, then the supervisor; returns at once."""

@@ -1,34 +1,39 @@
-"""`python -m recsys.sweep SERVER_URL PROGRAM COMMAND …`: end what a killed predecessor left behind, then run COMMAND.
+"""Find and end processes that a killed parent left behind.
 
 Airflow's and MLflow's processes have children; when a parent is killed they stay, hold its port, and its successor
-cannot start. supervisord tells every process which program of which supervisor it belongs to through its
-environment, and children inherit that, so they can be found without doubt.
+cannot start. What cannot be lost by a crash is the session and the group that the kernel keeps per process: all
+processes of one supervisor are in its session, and each program begins a group. (Environment variables would not do:
+programs that set their title, Redis among them, overwrite them.)
+
+`python -m recsys.sweep GROUP_FILE COMMAND …` ends the group that an earlier run of the same program noted in
+GROUP_FILE, notes its own, and becomes COMMAND.
 """
 
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import psutil
 
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
-def leftovers(server_url: str, program: str | None = None) -> list[psutil.Process]:
-    """Processes started, however indirectly, by the supervisor at `server_url`, other than the caller.
 
-    Args:
-        program: only those of this program; None for all.
-    """
-    wanted = {"SUPERVISOR_SERVER_URL": server_url}
-    if program is not None:
-        wanted["SUPERVISOR_PROCESS_NAME"] = program
-    found = []
-    for process in psutil.process_iter():
+def session(leader: int) -> list[psutil.Process]:
+    """All processes of a session, other than the caller."""
+    return [process for process in psutil.process_iter() if process.pid != os.getpid() and _session(process) == leader]
+
+
+def group(leader: int, within: int) -> list[psutil.Process]:
+    """The processes of a group in one session, and their children, which may have begun groups of their own."""
+    found: dict[int, psutil.Process] = {}
+    for process in session(within):
         try:
-            if process.pid != os.getpid() and wanted.items() <= process.environ().items():
-                found.append(process)
-        except (psutil.Error, OSError):  # gone since, or somebody else's
+            if os.getpgid(process.pid) == leader:
+                found |= {member.pid: member for member in (process, *process.children(recursive=True))}
+        except (psutil.Error, OSError):  # gone since
             continue
-    return found
+    return [process for pid, process in found.items() if pid != os.getpid()]
 
 
 def end(processes: Sequence[psutil.Process], seconds: float = 5) -> None:
@@ -41,6 +46,13 @@ def end(processes: Sequence[psutil.Process], seconds: float = 5) -> None:
     psutil.wait_procs(stubborn, timeout=seconds)
 
 
+def _session(process: psutil.Process) -> int:
+    try:
+        return os.getsid(process.pid)
+    except OSError:
+        return -1
+
+
 def _signal(process: psutil.Process, how: str) -> None:
     try:
         getattr(process, how)()
@@ -49,8 +61,11 @@ def _signal(process: psutil.Process, how: str) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    server_url, program, *command = arguments
-    end(leftovers(server_url, program))
+    file, *command = arguments
+    note = Path(file)
+    if note.exists() and (text := note.read_text()).isdecimal():
+        end(group(int(text), os.getsid(0)))
+    note.write_text(str(os.getpgrp()))
     os.execvp(command[0], command)  # noqa: S606  the command is our own configuration's
 
 
