@@ -1,0 +1,222 @@
+"""Training examples of the towers: cuts through histories, as fixed-length records on disk that tf.data streams.
+
+An example is one moment of one visitor: the history before it, and the bag of items that came next. One pass
+through the user tower thus learns from a whole basket, which is what makes training quick. Records are arrays of
+32-bit words, written by numpy and decoded by one op, and lie in one file per moment of the item statistics, so
+that all examples of a batch share the statistics that were known when they happened.
+"""
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from feature_repo import transforms
+
+VISIT_GAP = 1800.0  # seconds without an event that end a visit
+WORD = 4
+SHUFFLE = 8192  # examples per open file that are in memory to be shuffled
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the fields of a record lie, in words: name → (width, is it a float)."""
+
+    history: int
+    targets: int
+    preferences: int
+
+    @property
+    def fields(self) -> dict[str, tuple[int, bool]]:
+        return {
+            "items": (self.history, False),
+            "events": (self.history, False),
+            "ages": (self.history, True),
+            "targets": (self.targets, False),
+            "weights": (self.targets, True),
+            "preferences": (self.preferences, False),
+            "region": (1, False),
+            "age_group": (1, False),
+            "weekday": (1, False),
+            "moment": (1, False),
+            "hour": (1, True),
+            "importance": (1, True),
+        }
+
+    @property
+    def words(self) -> int:
+        return sum(width for width, _ in self.fields.values())
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Histories of some visitors, flat; visitor v owns [offsets[v], offsets[v + 1]).
+
+    Attributes:
+        items, events: indices of the vocabulary.
+        times: epoch seconds, ascending within a visitor.
+        signal: weight of each event as a target.
+        region, age_group: [visitors] indices; preferences: [visitors, width] indices.
+        validates: [visitors] whose last days are kept for early stopping.
+    """
+
+    offsets: Ints
+    items: Ints
+    events: Ints
+    times: Floats
+    signal: Floats
+    region: Ints
+    age_group: Ints
+    preferences: Ints
+    validates: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How examples are cut.
+
+    Attributes:
+        layout: of the records.
+        moments: epoch seconds of the item statistics, ascending; the first is before every event.
+        validate_from: epoch seconds from which the examples of validating visitors are for early stopping.
+        chunk: events after which a long visit is cut again.
+        horizon: days in which the weight of a target halves, counted from the cut.
+    """
+
+    layout: Layout
+    moments: Floats
+    validate_from: float
+    chunk: int
+    horizon: float
+
+
+def validates(visitor_id: str) -> bool:
+    """Whether a visitor is one of the tenth that early stopping watches; the same in every run."""
+    return zlib.crc32(visitor_id.encode()) % 10 == 0
+
+
+def cuts(sequences: Sequences, chunk: int, random: np.random.Generator) -> tuple[Ints, Ints]:
+    """Flat positions at which a history ends and its targets begin, and the visitor of each.
+
+    At the start of every visit, and inside a visit every `chunk` events or at one random place.
+    """
+    n = len(sequences.times)
+    owner = np.repeat(np.arange(len(sequences.offsets) - 1), np.diff(sequences.offsets))
+    starts = np.ones(n, bool)
+    starts[1:] = (np.diff(sequences.times) > VISIT_GAP) | (np.diff(owner) > 0)
+    visit = np.cumsum(starts) - 1
+    first = np.flatnonzero(starts)
+    length = np.diff(np.append(first, n))
+    within = np.arange(n) - first[visit]
+    # The phase moves all cuts of a visit together; in a short visit it is the one random place.
+    phase = 1 + (random.random(len(first)) * np.minimum(chunk, np.maximum(length - 1, 1))).astype(np.int64)
+    again = (within > 0) & ((within - phase[visit]) % chunk == 0) & (within >= phase[visit])
+    at = np.flatnonzero(starts | again)
+    return at, owner[at]
+
+
+def records(sequences: Sequences, plan: Plan, random: np.random.Generator) -> dict[str, NDArray[Any]]:
+    """All examples of some visitors, by field; also `valid`, which of them are for early stopping."""
+    at, owner = cuts(sequences, plan.chunk, random)
+    begin, end = sequences.offsets[owner], sequences.offsets[owner + 1]
+    now = sequences.times[at]
+    past = at[:, None] - 1 - np.arange(plan.layout.history)
+    known = past >= begin[:, None]
+    past = np.where(known, past, 0)
+    future = at[:, None] + np.arange(plan.layout.targets)
+    real = future < end[:, None]
+    future = np.where(real, future, 0)
+    wait = (sequences.times[future] - now[:, None]) / transforms.SECONDS_PER_DAY
+    days = np.floor(now / transforms.SECONDS_PER_DAY)
+    return {
+        "items": np.where(known, sequences.items[past], 0),
+        "events": np.where(known, sequences.events[past], 0),
+        "ages": np.where(known, (now[:, None] - sequences.times[past]) / transforms.SECONDS_PER_DAY, 0.0),
+        "targets": np.where(real, sequences.items[future], 0),
+        "weights": np.where(real, sequences.signal[future] * np.exp2(-wait / plan.horizon), 0.0),
+        "preferences": sequences.preferences[owner],
+        "region": sequences.region[owner],
+        "age_group": sequences.age_group[owner],
+        "weekday": ((days + transforms.EPOCH_WEEKDAY) % 7).astype(np.int64),
+        "moment": np.searchsorted(plan.moments, now, side="right") - 1,
+        "hour": now / 3600.0 - days * 24.0,
+        "importance": np.ones(len(at)),
+        "valid": sequences.validates[owner] & (now >= plan.validate_from),
+    }
+
+
+def pack(layout: Layout, fields: dict[str, NDArray[Any]]) -> NDArray[np.int32]:
+    """[n, words] int32; floats keep their bits."""
+    columns = []
+    for name, (width, floating) in layout.fields.items():
+        values = np.ascontiguousarray(fields[name], np.float32 if floating else np.int32)
+        columns.append(values.view(np.int32).reshape(len(values), width))
+    return np.concatenate(columns, axis=1)
+
+
+def write(folder: Path, batches: Iterator[Sequences], plan: Plan, seed: int) -> dict[str, int]:
+    """Write the examples of all visitors; returns how many there are, by `train` and `valid`."""
+    random = np.random.default_rng(seed)
+    counts = {"train": 0, "valid": 0}
+    for name in counts:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for sequences in batches:
+        fields = records(sequences, plan, random)
+        order = random.permutation(len(fields["valid"]))
+        packed, moment, valid = (x[order] for x in (pack(plan.layout, fields), fields["moment"], fields["valid"]))
+        for name, chosen in (("train", ~valid), ("valid", valid)):
+            counts[name] += int(chosen.sum())
+            for number in np.unique(moment[chosen]):
+                with (folder / name / f"{number:04d}.records").open("ab") as stream:
+                    packed[chosen & (moment == number)].tofile(stream)
+    return counts
+
+
+def dataset(folder: Path, layout: Layout, batch: int, seed: int | None) -> Any:
+    """A tf.data.Dataset of batches as `two_tower.TwoTower` takes them; each is of one moment.
+
+    Args:
+        folder: one of the two that `write` made.
+        seed: shuffles anew each epoch, reproducibly; None keeps the order.
+    """
+    import tensorflow as tf
+
+    files = sorted(str(path) for path in folder.glob("*.records"))
+
+    def one(file: Any) -> Any:
+        rows = tf.data.FixedLengthRecordDataset(file, layout.words * WORD)
+        return (rows if seed is None else rows.shuffle(SHUFFLE, seed=seed)).batch(batch)
+
+    if seed is None:
+        found = tf.data.Dataset.from_tensor_slices(files).flat_map(one)
+    else:
+        mixed = tf.data.Dataset.from_tensor_slices(files).shuffle(len(files), seed=seed)
+        found = mixed.interleave(one, cycle_length=8, num_parallel_calls=1, deterministic=True).shuffle(64, seed=seed)
+    return found.map(lambda rows: unpack(layout, rows), num_parallel_calls=1, deterministic=True).prefetch(4)
+
+
+def batches(folder: Path, layout: Layout, batch: int) -> int:
+    """How many batches `dataset` yields."""
+    return sum(-(-path.stat().st_size // (layout.words * WORD * batch)) for path in folder.glob("*.records"))
+
+
+def unpack(layout: Layout, rows: Any) -> dict[str, Any]:
+    """Decode a batch of raw records in the graph."""
+    import tensorflow as tf
+
+    words = tf.reshape(tf.io.decode_raw(rows, tf.int32), [-1, layout.words])
+    found: dict[str, Any] = {}
+    start = 0
+    for name, (width, floating) in layout.fields.items():
+        values = words[:, start : start + width]
+        values = tf.bitcast(values, tf.float32) if floating else values
+        found[name] = values[:, 0] if width == 1 else values
+        start += width
+    outside = ("targets", "weights", "moment", "importance")
+    return {name: found.pop(name) for name in outside} | {"request": found}

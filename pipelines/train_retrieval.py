@@ -1,0 +1,215 @@
+"""Train the two towers on the events before the holdout, and keep them as a "retrieval" artifact.
+
+What is not given as an option follows from the data's size (`settle`). The best epoch by loss on a tenth of the
+visitors, in the last days before the cutoff, is what is kept. Item statistics are those known at the time of each
+example, looked up at a number of moments of the past, so nothing is predicted from a count that includes it.
+"""
+
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+from pydantic import Field
+
+from feature_repo import names, transforms
+from models import artifact, health, towers, two_tower
+from models.vocabulary import FIRST
+from pipelines import corpus, datasets, examples, plots, split, stage, tracking
+from recsys.errors import BadData
+from recsys.settings import Settings
+
+FULL_SOFTMAX = 20_000  # items up to which every item competes in every step
+SHOWN = ("loss", "val_loss", "val_recall_100")
+Report = Callable[[int, Mapping[str, float]], None]
+log = logging.getLogger(__name__)
+
+
+class Params(stage.Params):
+    epochs: int | None = Field(None, ge=1, description="passes over the examples; default: by their number, 4 to 10")
+    dim: int = Field(names.EMBEDDING_DIM, ge=8, le=1024, description="length of the embeddings")
+    batch_size: int | None = Field(None, ge=8, description="examples per step; default: 256, 1024 for large data")
+    learning_rate: float = Field(2e-3, gt=0, description="of Adam at the start; falls along a cosine to 0")
+    history_length: int = Field(names.HISTORY_LENGTH, ge=1, le=1000, description="newest events that a tower sees")
+    negatives: int | None = Field(
+        None, ge=0, description="uniform negatives per step beside the batch's own; 0: all items, default up to 20,000"
+    )
+    layers: int = Field(1, ge=0, le=8, description="Transformer blocks over the history")
+    history_dropout: float = Field(0.2, ge=0, lt=1, description="share of history events hidden in training")
+    id_dropout: float = Field(0.1, ge=0, lt=1, description="share of items per step that go without their id")
+    patience: int = Field(2, ge=1, description="epochs without a better validation recall after which training ends")
+    moments: int | None = Field(None, ge=0, description="moments of the past whose item statistics are used")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The settled hyperparameters of one training.
+
+    Attributes:
+        chunk: events after which a long visit is cut into another example.
+        targets: places for targets in an example.
+        horizon: days in which the weight of a target halves.
+    """
+
+    epochs: int
+    batch: int
+    negatives: int
+    moments: int
+    chunk: int
+    targets: int
+    horizon: float
+
+
+def settle(params: Params, items: int, events: int, days: float) -> Recipe:
+    """Hyperparameters from the size of the data, where the caller has not decided.
+
+    Epochs: about four million events in all, so that training time stays level, within 4 to 10. Statistics are
+    looked up about weekly, each moment shared by enough events to fill batches. Targets count half after a
+    twenty-fourth of the span, which is half of what the holdout asks about.
+    """
+    batch = params.batch_size or (256 if events < 5_000_000 else 1024)
+    epochs = params.epochs or int(np.clip(4_000_000 // max(events, 1), 4, 10))
+    negatives = params.negatives if params.negatives is not None else (0 if items <= FULL_SOFTMAX else 8192)
+    weekly = int(np.clip(days // 7, 1, 52))
+    moments = params.moments if params.moments is not None else min(weekly, events // 2_000)
+    return Recipe(epochs, batch, negatives, moments, chunk=32, targets=64, horizon=float(np.clip(days / 24, 1, 14)))
+
+
+def main(params: Params, settings: Settings) -> stage.Result:
+    """Train, and write the artifact."""
+    lake, root = datasets.lake(settings), Path(settings.storage.root).resolve()
+    parts = split.holdout(lake, params.day)
+    folder = datasets.run_folder(settings, params.run) / "train_retrieval"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    with tracking.stage_run(settings, params.run, "train_retrieval", params.model_dump()) as run:
+        found = corpus.source(lake, params.day, parts.cutoff)
+        counted = corpus.census(found)
+        if not counted.words.items:
+            raise BadData(f"no positive events before {parts.cutoff}; take a later day or ingest more data")
+        days = (parts.cutoff.timestamp() - counted.first_time) / transforms.SECONDS_PER_DAY
+        recipe = settle(params, len(counted.words.items), counted.events, days)
+        log.info("%d events on %d items before %s: %s", counted.events, len(counted.words.items), parts.cutoff, recipe)
+        run.params({f"recipe.{name}": value for name, value in vars(recipe).items()})
+        trained = train(params, found, counted, recipe, settings.seed, folder, run.metrics_at)
+        run.metrics(trained.metrics)
+        plots.loss_curve(folder / "loss.png", trained.curve)
+        run.artifacts(folder)
+    made = _keep(params, settings, parts.cutoff, trained, counted)
+    reference = {"kind": "retrieval", "version": made.manifest.version, "path": str(made.path.relative_to(root))}
+    return {"artifact": reference, "metrics": trained.metrics, "recipe": vars(recipe), "cutoff": str(parts.cutoff)}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model with the best weights, its figures per epoch, and those that sum it up."""
+
+    model: two_tower.TwoTower
+    curve: list[dict[str, float]]
+    metrics: dict[str, Any]
+
+
+def train(
+    params: Params,
+    found: corpus.Source,
+    counted: corpus.Census,
+    recipe: Recipe,
+    seed: int,
+    folder: Path,
+    report: Report,
+) -> Trained:
+    """Cut the examples, fit the towers, measure their health. Deterministic under the seed on one kind of machine.
+
+    Args:
+        folder: where the examples lie while this runs; they may be larger than memory.
+        report: told the figures of every epoch.
+    """
+    started = time.monotonic()
+    keras.utils.set_random_seed(seed % 2**32)
+    tf.config.experimental.enable_op_determinism()
+    looked_at = corpus.moments(found, counted.first_time, len(counted.words.items), recipe.moments)
+    known = corpus.corpus(found, counted, looked_at, params.dim, seed)
+    shape = towers.Shape(
+        dim=params.dim,
+        history_length=params.history_length,
+        layers=params.layers,
+        history_dropout=params.history_dropout,
+        id_dropout=params.id_dropout,
+    )
+    layout = examples.Layout(params.history_length, recipe.targets, corpus.NO_STATED)
+    cutoff = found.cutoff.timestamp()
+    watched = (cutoff - counted.first_time) / split.SHARE
+    plan = examples.Plan(
+        layout=layout,
+        moments=np.array([counted.first_time, *(datasets.end_of(day).timestamp() for day in looked_at)]),
+        validate_from=cutoff - min(watched, split.LONGEST_DAYS * transforms.SECONDS_PER_DAY),
+        chunk=recipe.chunk,
+        horizon=recipe.horizon,
+    )
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".examples-") as place:
+        written = examples.write(Path(place), corpus.sequences(found, counted.words), plan, seed)
+        log.info("%d examples, %d of them to stop by, after %.0f s", *written.values(), time.monotonic() - started)
+        model = two_tower.TwoTower(shape, counted.words.sizes(), known, recipe.negatives)
+        curve = fit(model, Path(place), layout, recipe, params, seed, report)
+    seconds = time.monotonic() - started
+    scale = float(np.exp(model.log_scale.numpy()))
+    best = min(curve, key=lambda epoch: epoch.get("val_loss", epoch["loss"]))
+    metrics = {"best": best, "scale": scale, "examples": written, "seconds": round(seconds, 1)}
+    metrics["health"] = health.measure(model.catalogue().numpy()[FIRST:], seed)
+    return Trained(model, curve, metrics)
+
+
+def fit(
+    model: two_tower.TwoTower,
+    place: Path,
+    layout: examples.Layout,
+    recipe: Recipe,
+    params: Params,
+    seed: int,
+    report: Report,
+) -> list[dict[str, float]]:
+    """Train until the validation loss has not improved for `patience` epochs; the best weights stay."""
+    data = examples.dataset(place / "train", layout, recipe.batch, seed)
+    watched = examples.dataset(place / "valid", layout, recipe.batch, None) if any(place.glob("valid/*")) else None
+    steps = examples.batches(place / "train", layout, recipe.batch)
+    falling = keras.optimizers.schedules.CosineDecay(params.learning_rate, max(steps * recipe.epochs, 1))
+    model.compile(keras.optimizers.Adam(falling))
+    curve: list[dict[str, float]] = []
+
+    def after(epoch: int, logs: dict[str, float]) -> None:
+        kept = {name: float(value) for name, value in logs.items() if name in SHOWN}
+        kept["scale"] = float(np.exp(model.log_scale.numpy()))
+        curve.append({"epoch": epoch + 1, **kept})
+        log.info("epoch %d of %d: %s", epoch + 1, recipe.epochs, " ".join(f"{k} {v:.4f}" for k, v in kept.items()))
+        report(epoch + 1, kept)
+
+    calls = [keras.callbacks.LambdaCallback(on_epoch_end=after)]
+    if watched is not None:
+        calls.append(keras.callbacks.EarlyStopping("val_loss", patience=params.patience, restore_best_weights=True))
+    model.fit(data, epochs=recipe.epochs, validation_data=watched, callbacks=calls, verbose=0)
+    return curve
+
+
+def _keep(
+    params: Params, settings: Settings, cutoff: datetime, trained: Trained, counted: corpus.Census
+) -> artifact.Artifact:
+    folder = datasets.models_folder(settings)
+    as_of = cutoff.isoformat()
+    with artifact.draft(folder, kind="retrieval", run=params.run, as_of=as_of) as draft:
+        two_tower.save(trained.model, counted.words, draft.path)
+        draft.meta |= {
+            "dim": params.dim,
+            "history_length": params.history_length,
+            "stats": list(names.ITEM_STATS),
+            "vocabulary": counted.words.sizes(),
+            "metrics": {name: value for name, value in trained.metrics.items() if name != "seconds"},
+        }
+    return draft.finished
