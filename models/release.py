@@ -101,10 +101,12 @@ class Releases:
         return self._read(self.candidate_file(colour))
 
     def history(self) -> list[Release]:
-        """Every switch, oldest first."""
-        if not self.history_file.exists():
-            return []
-        return [Release.from_json(line) for line in self.history_file.read_text().splitlines() if line]
+        """Every switch, oldest first, including one that a crash has kept out of the file (see pipelines.ledger)."""
+        text = self.history_file.read_text() if self.history_file.exists() else ""
+        whole = [line for line in text.split("\n")[:-1] if line]  # what follows the last line end was torn by a crash
+        records = [Release.from_json(line) for line in whole]
+        live = self.live()
+        return records if live is None or live in records[-1:] else [*records, live]
 
     def at(self, moment: datetime) -> Release | None:
         """What was live at a moment (aware, UTC)."""

@@ -3,9 +3,11 @@
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 
+from models.release import Releases
 from recsys.programs import Program
 from recsys.settings import Settings
 
@@ -40,7 +42,9 @@ def _probe(
     if program.name in _AIRFLOW_PARTS:
         return lambda: airflow().get(_AIRFLOW_PARTS[program.name], False)
     if program.name == "api":
-        return lambda: _answers(http, f"{settings.api_url}/health/ready")
+        # Before the first release it can be alive, but not ready.
+        kind = "live" if Releases(Path(settings.storage.root)).live() is None else "ready"
+        return lambda: _answers(http, f"{settings.api_url}/health/{kind}")
     role = program.name.split("-")[0]
     return lambda: _answers(http, f"{program.url}/v2/models/{role}/ready")
 

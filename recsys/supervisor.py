@@ -6,6 +6,7 @@ predictors of a colour. XML-RPC over a Unix socket that only its owner can open.
 
 import http.client
 import socket
+import time
 import xmlrpc.client
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -111,6 +112,14 @@ class Supervisor:
     def stop(self, name: str, *, wait: bool = True) -> None:
         """Stop a program, and wait until it is gone; no error if it was not running."""
         self._call("stopProcess", name, wait, ignore=(_NOT_RUNNING,))
+
+    def wait_stopped(self, name: str, seconds: float = 30) -> None:
+        """Wait until a program that was told to stop is gone; the supervisor kills it after 20 seconds."""
+        deadline = time.monotonic() + seconds
+        while self.process(name).pid:
+            if time.monotonic() > deadline:
+                raise Retryable(f"{name} is still there {seconds:.0f} s after it was told to stop")
+            time.sleep(0.05)
 
     def shutdown(self) -> None:
         """Stop all programs, then the supervisor; returns at once."""
