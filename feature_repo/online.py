@@ -5,6 +5,7 @@
     watched:<user_id>          sorted set of items the user acted on, score = epoch seconds of the last time
     feed:<user_id>             one ranked list, precomputed; gone after 30 minutes
     fresh:<what>               JSON of `Freshness`: which data readers see
+    edition                    counter of batch writes
     keys:<what>                set of the list keys that `replace_lists` wrote, so that it can remove the dead ones
 
 A list is one string and not a Redis list, so that any number of them arrives with one MGET. A watched set is a
@@ -187,6 +188,12 @@ def mark_fresh(client: Client, what: str, mark: Freshness) -> None:
     """Say which data `what` now holds; the last step of a writer."""
     with reachable():
         client.set(f"fresh:{what}", json.dumps(asdict(mark)))
+
+
+def next_edition(client: Client) -> int:
+    """A number that grows with every call; tells a re-run of a day from the run before it."""
+    with reachable():
+        return int(client.incr("edition"))
 
 
 def replace_lists(client: Client, what: str, lists: Iterable[tuple[str, Ranked]]) -> int:

@@ -34,9 +34,9 @@ def connect(settings: Settings, timeout: float = online.READ_TIMEOUT) -> Feature
     return store
 
 
-def apply(settings: Settings) -> FeatureStore:
-    """Bring the registry up to date with `definitions.py`; safe to repeat."""
-    store = FeatureStore(config=config(settings))
+def apply(settings: Settings, timeout: float = online.READ_TIMEOUT) -> FeatureStore:
+    """Bring the registry up to date with `definitions.py` and open the store; safe to repeat."""
+    store = FeatureStore(config=config(settings, timeout))
     _apply(store, settings)
     return store
 

@@ -3,15 +3,16 @@
 A row covers a whole UTC day and is stamped with its end, t: its windows are [t - N days, t), so a request inside
 the day sees the row of the day before. Per view:
 
-- item_stats: every catalogue item, every day, so that decay and shares are those of the moment;
+- item_stats: every catalogue item, every day, so that decay and shares are those of the moment; before the last
+  `history_days`, one day a week, which is what the towers see of an item's past;
 - user_activity, user_categories, user_history: a user on the days with events (impressions are not the user's doing);
 - session_history: anonymous sessions, on the day of their last event;
 - user_profile, item_content: rows that are new or differ from the snapshot before; a new one is known since its
   signup or creation.
 
-The first run fills the last `history_days` days. Training joins into the holdout (at most 28 days), so older rows
-would cost space and serve nobody; for users who were away during all of it, the first partition also keeps their
-last row before, stamped with its own time. Later runs add the days since the last one.
+The first run fills the last `history_days` days. Training joins users into the holdout (at most 28 days), so older
+rows would cost space and serve nobody; for users who were away during all of it, the first partition also keeps
+their last row before, stamped with its own time. Later runs add the days since the last one.
 """
 
 import logging
@@ -36,6 +37,7 @@ from recsys.settings import Settings
 log = logging.getLogger(__name__)
 
 EPOCH = date(1970, 1, 1)
+ITEM_STATS = datasets.feature_view("item_stats")
 PRIOR_VIEWS = 20.0  # a rate counts as if this many more views had behaved like those of all items
 POPULARITY_HALF_LIFE = 14.0  # days: this month's taste
 FAST_HALF_LIFE = 2.0  # days: this week's news
@@ -43,6 +45,7 @@ CATEGORY_HALF_LIFE = 30.0  # days
 CATEGORY_HORIZON = 365  # days; twelve half-lives, beyond which a weight is under a four-thousandth
 SESSION_DAYS = 7  # anonymous sessions older than this are not coming back
 SEQUENCE_LENGTH = 1_000
+WEEKLY_DAYS = 400  # how far back item_stats has a row a week; beyond it a fast decay leaves the range of a double
 REPEAT_THRESHOLD = 0.15  # of purchases; above it people buy again, and a recommendation may repeat what they bought
 SMOOTHED = {
     "ctr_30d": ("click", ("impression",)),
@@ -72,6 +75,11 @@ class Span:
     first: int
     last: int
     initial: bool
+
+    @property
+    def oldest(self) -> int:
+        """Where the weekly rows of item_stats begin."""
+        return self.last - WEEKLY_DAYS if self.initial else self.first
 
     @property
     def end(self) -> int:
@@ -252,12 +260,14 @@ def _item_days(events: DataFrame, span: Span) -> DataFrame:
 
 
 def _catalogue_days(events: DataFrame, items: DataFrame, span: Span) -> DataFrame:
-    """(item_id, day) that get a row: the span since the item was created or first seen; the last day in any case."""
+    """(item_id, day) that get a row, from the item's creation or first event on: each day of the span and, before it,
+    one a week. The last day in any case, so that no item of the catalogue is without statistics."""
     seen = events.groupBy("item_id").agg(F.min("day").alias("seen"))
     born = F.least(windows.day_number(F.col("created_at")), "seen", F.lit(span.last))
-    since = F.greatest(born, F.lit(span.first))
+    since = F.greatest(born, F.lit(span.oldest))
     days = items.join(seen, "item_id", "left").select("item_id", F.sequence(since, F.lit(span.last)).alias("days"))
-    return days.select("item_id", F.explode("days").alias("day"), F.lit(1).alias("emitted"))
+    rows = days.select("item_id", F.explode("days").alias("day"), F.lit(1).alias("emitted"))
+    return rows.where((F.col("day") >= span.first) | ((span.first - F.col("day")) % 7 == 0))
 
 
 def _compared(rows: DataFrame) -> DataFrame:
@@ -451,7 +461,7 @@ def _date(day: int) -> date:
 
 def _previous(lake: Lake, day: date) -> date | None:
     """The last day before `day` that has rows; item_stats has some on every day."""
-    done = lake.days(datasets.feature_view("item_stats"), until=day - timedelta(days=1))
+    done = lake.days(ITEM_STATS, until=day - timedelta(days=1))
     return done[-1] if done else None
 
 
@@ -474,11 +484,12 @@ def _snapshot(session: SparkSession, lake: Lake, dataset: Dataset, until: date |
 
 
 def _publish(lake: Lake, view: Dataset, frame: DataFrame, span: Span) -> int:
-    """Write the partitions of the span, the last even if it is empty; returns the number of rows.
+    """Write one partition a day, the last even if it is empty; returns the number of rows.
 
-    The first partition also holds the rows from before the span.
+    Rows of users from before the span go into its first partition.
     """
-    partition = F.date_add(F.lit(EPOCH), F.greatest("day", F.lit(span.first)))
+    oldest = span.oldest if view == ITEM_STATS else span.first
+    partition = F.date_add(F.lit(EPOCH), F.greatest("day", F.lit(oldest)))
     parts = 2 * frame.sparkSession.sparkContext.defaultParallelism
     with lake.replacing_days(view) as work:
         placed = frame.withColumn("day", partition).repartition(parts, "day")
