@@ -156,7 +156,7 @@ def main(params: Params, settings: Settings) -> stage.Result:
         "passed": True,
         "rows": {j.table.name: _rows(j) for j in tables},
         "quarantined": {j.table.name: j.reasons for j in tables},
-        "noted": {c.name: c.broken for j in tables for c in j.checks if c.verdict == "noted"},
+        "noted": {j.table.name: {c.name: c.broken for c in j.checks if c.verdict == "noted"} for j in tables},
         "days": len(days),
         "first_day": min(days),
         "last_day": max(days),

@@ -1,0 +1,281 @@
+"""The quality gate on small batches with planted faults: quarantined rows and their reasons, and stopped runs."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyspark.sql import SparkSession
+
+from feature_repo import events as schema
+from pipelines import datasets, quality, stage
+from pipelines.datasets import RunId
+from recsys.errors import BadData, Exit
+from recsys.settings import Settings
+
+pytestmark = pytest.mark.spark
+
+DAY = date(2026, 3, 10)
+NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
+RUN = RunId("r1")
+Row = dict[str, Any]
+
+
+def event(number: int, **columns: Any) -> Row:
+    """A good event of the day; `columns` spoil it."""
+    return {
+        "event_id": f"e{number:04}",
+        "user_id": "ann",
+        "session_id": "s1",
+        "item_id": "mug",
+        "event": "purchase",
+        "value": 9.5,
+        "quantity": 1,
+        "position": 0,
+        "region": "DE",
+        "event_time": NOON + timedelta(seconds=number),
+        "ingested_at": NOON + timedelta(hours=1),
+    } | columns
+
+
+def item(name: str, **columns: Any) -> Row:
+    return {
+        "item_id": name,
+        "title": f"A {name}",
+        "category": "Home > Mugs",
+        "price": 9.5,
+        "created_at": datetime(2025, 1, 1, tzinfo=UTC),
+        "available": True,
+    } | columns
+
+
+def user(name: str, **columns: Any) -> Row:
+    return {"user_id": name, "region": "DE", "age_group": "25-34"} | columns
+
+
+GOOD = [event(number) for number in range(40)]
+ITEMS = [item("mug"), item("cup")]
+USERS = [user("ann")]
+
+
+def loose(table: schema.Table) -> pa.Schema:
+    """The schema without NOT NULL: a source may break it."""
+    return pa.schema([field.with_nullable(True) for field in table.arrow()])
+
+
+def stage_batch(
+    settings: Settings,
+    events: Sequence[Row] | pa.Table = GOOD,
+    items: Sequence[Row] = ITEMS,
+    users: Sequence[Row] = USERS,
+) -> None:
+    """Write the staged tables as ingest would."""
+    lake = datasets.lake(settings)
+    for table, rows in ((schema.EVENTS, events), (schema.ITEMS, items), (schema.USERS, users)):
+        staged = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(list(rows), schema=loose(table))
+        lake.write(datasets.STAGED[table.name], RUN, staged)
+
+
+def run(settings: Settings, **options: Any) -> stage.Result:
+    return quality.main(quality.Params(day=DAY, run=RUN, **options), settings)
+
+
+def quarantined(settings: Settings, name: str) -> dict[str, str]:
+    """Key → reason of the rows in quarantine."""
+    rows = datasets.lake(settings).read(datasets.QUARANTINE[name], RUN)
+    return dict(zip(rows[schema.TABLES[name].key].to_pylist(), rows["reason"].to_pylist(), strict=True))
+
+
+def test_a_good_batch_is_published_by_day(settings: Settings, spark: SparkSession) -> None:
+    early = [event(number, event_time=NOON - timedelta(days=2, seconds=-number)) for number in range(100, 103)]
+    stage_batch(settings, [*GOOD, *early])
+    result = run(settings)
+    lake = datasets.lake(settings)
+    assert lake.days(datasets.EVENTS) == [DAY - timedelta(days=2), DAY]
+    assert lake.read(datasets.EVENTS, DAY).column_names == schema.EVENTS.names
+    assert lake.read(datasets.EVENTS, DAY).num_rows == 40
+    assert lake.read(datasets.EVENTS, DAY - timedelta(days=2))["event_id"].to_pylist() == ["e0100", "e0101", "e0102"]
+    assert lake.read(datasets.ITEMS, DAY)["item_id"].to_pylist() == ["cup", "mug"]
+    assert lake.read(datasets.USERS, DAY)["user_id"].to_pylist() == ["ann"]
+    assert quarantined(settings, "events") == {}
+    assert result["rows"] == {"events": 43, "items": 2, "users": 1}
+    assert (result["days"], result["first_day"], result["last_day"]) == (2, DAY - timedelta(days=2), DAY)
+
+
+def test_a_re_run_of_the_day_replaces_only_itself(settings: Settings, spark: SparkSession) -> None:
+    early = [event(number, event_time=NOON - timedelta(days=1)) for number in range(100, 140)]
+    stage_batch(settings, [*GOOD, *early])
+    run(settings)
+    lake = datasets.lake(settings)
+    before, yesterday = lake.read(datasets.EVENTS, DAY), lake.path(datasets.EVENTS, DAY - timedelta(days=1))
+    untouched = yesterday.stat().st_mtime_ns
+    stage_batch(settings, GOOD)
+    run(settings)
+    assert lake.read(datasets.EVENTS, DAY).equals(before)
+    assert yesterday.stat().st_mtime_ns == untouched
+
+
+# Each planted row, and the reason that it must have.
+PLANTED: Mapping[str, tuple[Row, str]] = {
+    "no user is fine": (event(1, user_id=None), ""),
+    "unknown user is fine": (event(2, user_id="stranger"), ""),
+    "no session": (event(3, session_id=None), "missing_session_id"),
+    "blank item": (event(4, item_id=" "), "missing_item_id; unknown_item"),
+    "no time": (event(5, event_time=None), "missing_event_time"),
+    "unknown type": (event(6, event="teleport"), "unknown_event_type"),
+    "unknown item": (event(7, item_id="ghost"), "unknown_item"),
+    "item in quarantine": (event(8, item_id="untitled"), "unknown_item"),
+    "negative value": (event(9, value=-1.0), "bad_value"),
+    "value not a number": (event(10, value=float("nan")), "bad_value"),
+    "huge value": (event(11, value=1e300), "bad_value"),
+    "nothing bought": (event(12, quantity=0), "bad_quantity"),
+    "too much bought": (event(13, quantity=2_000_000_000), "bad_quantity"),
+    "negative position": (event(14, position=-1), "negative_position"),
+    "negative duration": (event(15, duration_sec=-0.5), "bad_duration_sec"),
+    "before the web": (event(16, event_time=datetime(1970, 1, 1, tzinfo=UTC)), "too_old"),
+    "the next midnight": (event(17, event_time=datasets.end_of(DAY)), "future"),
+    "two faults": (event(18, value=-1.0, quantity=-1), "bad_value; bad_quantity"),
+    "last moment": (event(19, event_time=datasets.end_of(DAY) - timedelta(microseconds=1)), ""),
+}
+BAD_ITEMS: Mapping[str, tuple[Row, str]] = {
+    "blank title": (item("untitled", title="  "), "missing_title"),
+    "no category": (item("homeless", category=None), "missing_category"),
+    "free": (item("free", price=0.0), "bad_price"),
+    "price not a number": (item("odd", price=float("nan")), "bad_price"),
+    "of tomorrow": (item("tomorrow", created_at=datasets.end_of(DAY)), "not_yet_created"),
+    "no price is fine": (item("unpriced", price=None), ""),
+}
+
+
+def test_bad_rows_go_to_quarantine_with_all_their_reasons(settings: Settings, spark: SparkSession) -> None:
+    rows = [row for row, _ in PLANTED.values()]
+    items = [*ITEMS, *(row for row, _ in BAD_ITEMS.values())]
+    stage_batch(settings, [*(event(number) for number in range(100, 160)), *rows], items)
+    result = run(settings, max_quarantined=0.5, handful=30)
+    expected = {row["event_id"]: reason for row, reason in PLANTED.values() if reason}
+    assert quarantined(settings, "events") == expected
+    assert quarantined(settings, "items") == {row["item_id"]: reason for row, reason in BAD_ITEMS.values() if reason}
+    published = datasets.lake(settings).read(datasets.EVENTS, DAY)["event_id"].to_pylist()
+    assert set(published) == {f"e{number:04}" for number in (1, 2, 19, *range(100, 160))}
+    assert result["quarantined"]["events"]["bad_value"] == 4
+    assert result["noted"]["events"] == {"unknown_user": 1, "quarantined": len(expected)}
+    assert result["noted"]["items"] == {"quarantined": 4}  # the item of tomorrow is no fault
+    report = (datasets.run_folder(settings, RUN) / "quality" / "report.html").read_text()
+    assert "The batch is good" in report
+    assert "<code>teleport</code>" in report
+
+
+def test_of_rows_with_one_id_the_first_arrived_is_kept(settings: Settings, spark: SparkSession) -> None:
+    later = NOON + timedelta(hours=2)
+    copies = [
+        event(1, ingested_at=later),  # the same event, delivered twice
+        event(2, ingested_at=later, value=1.0),  # the same id, another body
+    ]
+    stage_batch(settings, [*copies, *GOOD], [*ITEMS, item("mug"), item("cup", title="Another cup")], [*USERS, *USERS])
+    run(settings)
+    rows = datasets.lake(settings).read(datasets.QUARANTINE_EVENTS, RUN).to_pylist()
+    assert {(r["event_id"], r["ingested_at"], r["reason"]) for r in rows} == {
+        ("e0001", later, "identical_duplicate"),
+        ("e0002", later, "conflicting_duplicate"),
+    }
+    assert quarantined(settings, "items") == {"mug": "identical_duplicate", "cup": "conflicting_duplicate"}
+    assert quarantined(settings, "users") == {"ann": "identical_duplicate"}
+    assert datasets.lake(settings).read(datasets.EVENTS, DAY).num_rows == 40
+
+
+def test_an_event_of_a_published_day_is_late(settings: Settings, spark: SparkSession) -> None:
+    datasets.lake(settings).write(datasets.EVENTS, DAY - timedelta(days=1), pa.Table.from_pylist(GOOD[:1]))
+    stage_batch(settings, [*GOOD, event(99, event_time=NOON - timedelta(days=1))])
+    run(settings, max_null_rise=1)
+    assert quarantined(settings, "events") == {"e0099": "late"}
+    assert datasets.lake(settings).read(datasets.EVENTS, DAY - timedelta(days=1)).num_rows == 1
+
+
+def many(count: int, spoil: Callable[[int], Row]) -> list[Row]:
+    return [event(number, **spoil(number)) for number in range(count)]
+
+
+def without(column: str) -> pa.Table:
+    return pa.Table.from_pylist(GOOD, schema=loose(schema.EVENTS)).drop_columns([column])
+
+
+def with_text_quantity() -> pa.Table:
+    table = pa.Table.from_pylist(GOOD, schema=loose(schema.EVENTS))
+    place = table.schema.get_field_index("quantity")
+    return table.set_column(place, "quantity", table["quantity"].cast(pa.string()))
+
+
+# Each bad batch, and the expectation that must stop it.
+BAD_BATCHES: Mapping[str, tuple[Callable[[], Sequence[Row] | pa.Table], str]] = {
+    "empty": (list, "events.volume"),
+    "missing column": (lambda: without("session_id"), "events.columns: observed missing: session_id"),
+    "unknown column": (
+        lambda: without("surface").append_column("shelf", pa.array(["a"] * 40)),
+        "unexpected: shelf",
+    ),
+    "wrong type": (with_text_quantity, "events.type_of_quantity: observed StringType"),
+    "a client's new event type": (
+        lambda: many(100, lambda n: {"event": "buy2"} if n < 20 else {}),
+        "unknown_event_type",
+    ),
+    "a clock ahead": (lambda: many(100, lambda n: {"event_time": NOON + timedelta(days=n % 2)}), "events.future"),
+    "loaded twice": (lambda: GOOD * 2, "events.identical_duplicate: observed 50.00% (40 of 80)"),
+    "ids used again": (lambda: [*GOOD, *many(40, lambda n: {"value": 1.0})], "events.conflicting_duplicate"),
+    "another shop's items": (lambda: many(40, lambda n: {"item_id": f"x{n}"}), "events.unknown_item"),
+    "sessions lost": (lambda: many(40, lambda n: {"session_id": None}), "events.missing_session_id"),
+    "many small faults": (
+        lambda: many(200, lambda n: {"value": -1.0} if n < 9 else {"quantity": 0} if n < 18 else {}),
+        "events.quarantined: observed 9.00% (18 of 200), allowed at most 5.0%",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_BATCHES)
+def test_a_bad_batch_stops_the_run_and_publishes_nothing(
+    settings: Settings,
+    spark: SparkSession,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+) -> None:
+    make, expected = BAD_BATCHES[name]
+    stage_batch(settings, make())
+    monkeypatch.setenv("RECSYS_STORAGE__ROOT", settings.storage.root)
+    assert stage.run("quality", ["--day", str(DAY), "--run", RUN]) is Exit.BAD_DATA
+    assert expected in caplog.text
+    lake = datasets.lake(settings)
+    assert [lake.days(dataset) for dataset in datasets.CLEAN.values()] == [[], [], []]
+    folder = datasets.run_folder(settings, RUN)
+    assert str(folder / "quality" / "report.html") in caplog.text
+    assert "nothing was published" in (folder / "quality" / "report.html").read_text()
+    assert json.loads((folder / "quality" / "report.json").read_text())["passed"] is False
+    assert not (folder / "quality.json").exists()
+
+
+def publish_history(settings: Settings, rows_per_day: int) -> None:
+    lake = datasets.lake(settings)
+    for back in range(1, 4):
+        rows = [event(number, event_time=NOON - timedelta(days=back)) for number in range(rows_per_day)]
+        lake.write(
+            datasets.EVENTS, DAY - timedelta(days=back), pa.Table.from_pylist(rows, schema=schema.EVENTS.arrow())
+        )
+
+
+def test_a_drop_of_volume_stops_the_run(settings: Settings, spark: SparkSession) -> None:
+    publish_history(settings, 200)
+    stage_batch(settings, GOOD)
+    with pytest.raises(BadData, match=r"events.volume: observed 40, allowed at least 50 rows"):
+        run(settings)
+    assert run(settings, min_volume=0.2)["passed"]
+
+
+def test_a_column_that_got_empty_stops_the_run(settings: Settings, spark: SparkSession) -> None:
+    publish_history(settings, 400)  # 1,200 purchases, each with a region
+    stage_batch(settings, many(200, lambda n: {"region": None} if n % 2 else {}))
+    with pytest.raises(BadData, match=r"events.empty_region_of_purchase: observed 50.00% \(100 of 200\)"):
+        run(settings)
+    # What another type of event leaves empty is no news about purchases.
+    stage_batch(settings, [*many(200, lambda n: {"event": "view", "region": None} if n % 2 else {})])
+    assert run(settings)["passed"]
