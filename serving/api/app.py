@@ -67,9 +67,10 @@ def _health(app: FastAPI, metrics: Metrics) -> None:
 
 
 def _describe(app: FastAPI) -> None:
-    """Add the event models to the OpenAPI document; their route reads its body itself, for speed."""
-    document = app.openapi()
-    for model in (events.Event, events.Batch):
+    """Add models to the OpenAPI document that no route declares: the problem, which has a media type of its own, and
+    the events, whose route reads its body itself for speed."""
+    schemas = app.openapi()["components"]["schemas"]
+    for model in (problems.Details, events.Event, events.Batch):
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         schema.pop("$defs", None)
-        document["components"]["schemas"][model.__name__] = schema
+        schemas[model.__name__] = schema

@@ -129,7 +129,6 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
         status: {
             "description": HTTPStatus(status).phrase,
             "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Details"}}},
-            "model": Details,
         }
         for status in statuses
     }

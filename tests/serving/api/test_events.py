@@ -1,0 +1,243 @@
+"""Events: validated, on the disk before the answer, known again, and never lost."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from feature_repo import events as schema
+from recsys import bus
+from recsys.settings import Settings, child_environment
+from serving.api import auth, events
+
+pytestmark = pytest.mark.services
+
+EVENT = {
+    "event_id": "e1",
+    "user_id": "ann",
+    "session_id": "s1",
+    "item_id": "i5",
+    "event": "purchase",
+    "value": 2.5,
+    "quantity": 3,
+    "event_time": "2024-02-29T12:00:00Z",
+}
+
+
+async def post(world: Any, body: Any) -> httpx.Response:
+    return await world.http.post("/api/v1/events", json=body)
+
+
+def logged(root: str | Path) -> list[dict[str, Any]]:
+    """Every event in the log, closed segments and open ones."""
+    segments = sorted((Path(root) / "bus" / "events").glob("*.jsonl*"))
+    return [json.loads(line) for segment in segments for line in segment.read_bytes().splitlines()]
+
+
+async def test_an_event_is_on_the_disk_before_the_answer(world: Any) -> None:
+    answer = await post(world, EVENT)
+    assert (answer.status_code, answer.json()) == (202, {"accepted": 1, "duplicates": 0, "duplicate_ids": []})
+    [line] = logged(world.settings.storage.root)
+    received = datetime.fromisoformat(line.pop("ingested_at"))
+    assert abs((datetime.now(UTC) - received).total_seconds()) < 60
+    assert line == EVENT
+
+
+async def test_a_batch_is_taken_in_its_order(world: Any) -> None:
+    batch = [EVENT | {"event_id": f"e{n}", "event": kind} for n, kind in enumerate(schema.EVENT_TYPES)]
+    answer = await post(world, {"events": batch})
+    assert (answer.status_code, answer.json()["accepted"]) == (202, 9)
+    assert [line["event"] for line in logged(world.settings.storage.root)] == list(schema.EVENT_TYPES)
+
+
+async def test_a_repeated_event_is_no_second_event(world: Any) -> None:
+    await post(world, EVENT)
+    reordered = dict(reversed(EVENT.items())) | {"event_time": "2024-02-29T13:00:00+01:00"}  # the same moment
+    answer = await post(world, {"events": [reordered, EVENT, EVENT | {"event_id": "e2"}]})
+    assert answer.json() == {"accepted": 1, "duplicates": 2, "duplicate_ids": ["e1"]}
+    assert [line["event_id"] for line in logged(world.settings.storage.root)] == ["e1", "e2"]
+
+
+async def test_another_process_knows_the_event_too(world: Any) -> None:
+    await post(world, EVENT)
+    world.app.state.parts.receiver._recent.clear()  # what is left is the index in Redis
+    assert (await post(world, EVENT)).json()["duplicates"] == 1
+    assert (await post(world, EVENT | {"quantity": 4})).status_code == 409
+
+
+async def test_the_same_id_with_another_body_is_a_conflict_and_nothing_is_taken(world: Any) -> None:
+    await post(world, EVENT)
+    answer = await post(world, {"events": [EVENT | {"event_id": "e2"}, EVENT | {"item_id": "i6"}]})
+    assert answer.status_code == 409
+    assert answer.json()["event_id"] == "e1"
+    assert [line["event_id"] for line in logged(world.settings.storage.root)] == ["e1"]
+
+
+async def test_two_requests_at_once_with_one_id_are_one_event(world: Any) -> None:
+    answers = await asyncio.gather(*(post(world, EVENT) for _ in range(10)))
+    assert [answer.status_code for answer in answers] == [202] * 10
+    assert sum(answer.json()["accepted"] for answer in answers) == 1
+    assert len(logged(world.settings.storage.root)) == 1
+
+
+async def test_without_redis_events_are_still_taken_and_repeats_still_known(settings: Settings, shop: Any) -> None:
+    async with shop.running(settings) as world:  # nothing listens where Redis should be
+        assert (await post(world, EVENT)).status_code == 202
+        assert (await post(world, EVENT)).json()["duplicates"] == 1
+        assert (await post(world, EVENT | {"value": 9.0})).status_code == 409
+    assert len(logged(settings.storage.root)) == 1
+
+
+async def test_a_full_disk_is_503_with_retry_after_and_the_retry_is_taken(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fdatasync", full)
+        answer = await post(world, EVENT)
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+        assert "No space left" in answer.json()["detail"]
+    assert (await post(world, EVENT)).json()["accepted"] == 1
+    assert len(logged(world.settings.storage.root)) == 1
+
+
+async def test_an_unknown_item_is_taken_the_quality_gate_judges_it(world: Any) -> None:
+    assert (await post(world, EVENT | {"item_id": "new-item"})).status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "pointer"),
+    [
+        ({"event": "watch_complete"}, 400, "#/event"),
+        ({"timestamp": "2024-02-29T12:00:00Z"}, 400, "#/timestamp"),
+        ({"event_id": None}, 400, "#/event_id"),
+        ({"event_id": ""}, 422, "#/event_id"),
+        ({"item_id": 5}, 400, "#/item_id"),
+        ({"quantity": 1.5}, 400, "#/quantity"),
+        ({"quantity": 2**40}, 422, "#/quantity"),
+        ({"value": "2.50"}, 400, "#/value"),
+        ({"event_time": "yesterday"}, 400, "#/event_time"),
+        ({"event_time": 1709208000}, 400, "#/event_time"),
+        ({"event_time": "2024-02-29T12:00:00"}, 400, "#/event_time"),  # no time zone
+        ({"event_time": (datetime.now(UTC) + timedelta(hours=1)).isoformat()}, 422, "#/event_time"),
+        ({"ingested_at": "2024-02-29T12:00:00Z"}, 400, "#/ingested_at"),
+    ],
+)
+async def test_a_bad_event_is_refused_at_its_place(
+    world: Any, change: dict[str, Any], status: int, pointer: str
+) -> None:
+    answer = await post(world, EVENT | change)
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["errors"][0]["pointer"] == pointer
+    in_batch = await post(world, {"events": [EVENT, EVENT | {"event_id": "e2"} | change]})
+    assert in_batch.status_code == status
+    assert in_batch.json()["errors"][0]["pointer"] == pointer.replace("#", "#/events/1")
+    assert logged(world.settings.storage.root) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        (b"{", 400, "not JSON"),
+        (b"", 400, "not JSON"),
+        (b"[]", 400, "one event"),
+        (b"{}", 400, "event_id"),
+        (b'{"events": []}', 422, "events"),
+        (b'{"events": {}}', 400, "events"),
+        (b'{"events": [], "more": 1}', 400, "more"),
+        (b'{"events": [' + b",".join([b"1"] * 1001) + b"]}", 422, "at most 1000 events"),
+        (b'"' + b"x" * (5 << 20) + b'"', 413, "split it"),
+    ],
+)
+async def test_a_bad_body_is_told_what_to_do(world: Any, body: bytes, status: int, words: str) -> None:
+    answer = await world.http.post("/api/v1/events", content=body)
+    assert answer.status_code == status, answer.text
+    assert words in answer.json()["detail"]
+
+
+async def test_a_body_that_hides_its_length_is_stopped_too(world: Any) -> None:
+    async def endless() -> Any:
+        for _ in range(100):
+            yield b" " * 100_000
+
+    answer = await world.http.post("/api/v1/events", content=endless())
+    assert answer.status_code == 413
+
+
+def test_the_model_has_the_columns_of_the_schema_but_the_receipt_time() -> None:
+    assert [*events.Event.model_fields, "ingested_at"] == schema.EVENTS.names
+
+
+@pytest.fixture
+def killable(online_settings: Settings) -> Iterator[Any]:
+    """Start the API as a process of its own, as often as the test likes."""
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def start() -> subprocess.Popen[bytes]:
+        environment = child_environment(online_settings, RECSYS_SERVICES__REDIS_URL=online_settings.redis_url)
+        process = subprocess.Popen([sys.executable, "-m", "serving.api"], env=environment)
+        processes.append(process)
+        for _ in range(600):
+            try:
+                httpx.get(f"{online_settings.api_url}/health/live")
+                return process
+            except httpx.TransportError:
+                assert process.poll() is None
+                time.sleep(0.05)
+        raise TimeoutError("the API did not start within 30 s")
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait(10)
+
+
+async def send(settings: Settings, worker: int, acknowledged: list[dict[str, Any]]) -> None:
+    """Send events until the API dies; remember what it acknowledged."""
+    key = auth.demo_key_file(settings).read_text()
+    async with httpx.AsyncClient(base_url=settings.api_url, headers={"X-API-Key": key}) as client:
+        for number in range(100_000):
+            batch = [EVENT | {"event_id": f"{worker}-{number}-{n}", "quantity": number} for n in range(3)]
+            try:
+                answer = await client.post("/api/v1/events", json={"events": batch})
+            except httpx.TransportError:
+                return
+            assert answer.status_code == 202
+            acknowledged.extend(batch)
+
+
+async def test_kill_minus_nine_under_load_loses_nothing_acknowledged(online_settings: Settings, killable: Any) -> None:
+    process = killable()
+    acknowledged: list[dict[str, Any]] = []
+    senders = [asyncio.create_task(send(online_settings, worker, acknowledged)) for worker in range(6)]
+    while len(acknowledged) < 300:
+        await asyncio.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    await asyncio.gather(*senders)
+    restarted = killable()  # recovers the segment of the dead one
+    root = Path(online_settings.storage.root)
+    found = {r.pop("event_id"): r for segment in bus.closed(root, "events") for r in bus.read(segment)}
+    for event in acknowledged:
+        line = found[event["event_id"]]
+        assert {name: value for name, value in line.items() if name != "ingested_at"} | {
+            "event_id": event["event_id"]
+        } == event
+    key = auth.demo_key_file(online_settings).read_text()
+    answer = httpx.post(f"{online_settings.api_url}/api/v1/events", json=acknowledged[-1], headers={"X-API-Key": key})
+    assert answer.json()["duplicates"] == 1  # the retry of a client that never saw its answer
+    restarted.terminate()
+    assert restarted.wait(15) in (0, -signal.SIGTERM)  # uvicorn ends by the signal that it was sent, after its work
+    assert list(bus.folder(root, "events").glob("*.open")) == []
