@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from models import artifact, catalogue, index, two_tower
-from pipelines import datasets, embedding, stage
+from pipelines import datasets, embedding, stage, tracking
 from pipelines.datasets import Lake
 from recsys.errors import BadData
 from recsys.settings import Settings
@@ -33,6 +33,14 @@ class Params(stage.Params):
 
 
 def main(params: Params, settings: Settings) -> stage.Result:
+    """Build both artifacts, and keep the figures in MLflow."""
+    with tracking.stage_run(settings, params.run, "build_index", params.model_dump()) as run:
+        result = build(params, settings)
+        run.metrics(result["metrics"])
+    return result
+
+
+def build(params: Params, settings: Settings) -> stage.Result:
     """Build both artifacts from the retrieval model of the same run, which must have passed its gate."""
     stage.require_passed(settings, params.run, "evaluate_retrieval")
     lake, root = datasets.lake(settings), Path(settings.storage.root).resolve()

@@ -17,7 +17,7 @@ from pydantic import Field
 from feature_repo import events
 from models import artifact, catalogue, index, two_tower
 from models.release import Releases
-from pipelines import datasets, embedding, index_checks, index_plots, stage
+from pipelines import datasets, embedding, index_checks, index_plots, stage, tracking
 from pipelines.index_checks import Findings, Limits
 from recsys.errors import RecsysError
 from recsys.settings import Settings
@@ -56,12 +56,22 @@ class Evidence:
 
 
 def main(params: Params, settings: Settings) -> stage.Result:
-    """Judge the run's index; the verdict is the result, and an index that is bad is no error of this stage."""
+    """Judge the run's index, and keep figures and plots in MLflow."""
+    with tracking.stage_run(settings, params.run, "validate_index", params.model_dump()) as run:
+        verdict = judge(params, settings)
+        run.metrics(verdict["metrics"])
+        run.tags({"passed": verdict["passed"], "reasons": "; ".join(verdict["reasons"])})
+        run.artifacts(datasets.run_folder(settings, params.run) / "validate_index")
+    return verdict
+
+
+def judge(params: Params, settings: Settings) -> stage.Result:
+    """The verdict on the run's index; that an index is bad is no error of this stage."""
     limits = Limits(recall=params.min_recall, p99_ms=params.max_p99_ms)
     folder = datasets.run_folder(settings, params.run) / "validate_index"
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        found = _judge(params, settings, limits, folder)
+        found = _examine_run(params, settings, limits, folder)
     except (artifact.ArtifactError, index.BadIndex) as error:
         found = Findings(reasons=[f"cannot be opened: {error}"])
     verdict = index_checks.summary(found)
@@ -71,7 +81,7 @@ def main(params: Params, settings: Settings) -> stage.Result:
     return verdict
 
 
-def _judge(params: Params, settings: Settings, limits: Limits, folder: Path) -> Findings:
+def _examine_run(params: Params, settings: Settings, limits: Limits, folder: Path) -> Findings:
     """Open everything, check it, and draw it if it can be drawn."""
     root = Path(settings.storage.root).resolve()
     built = stage.result_of(settings, params.run, "build_index")

@@ -163,8 +163,10 @@ class RankingRequest:
         user_id, session_id, region: as in RetrievalRequest.
         surface: where the items will be shown.
         item_ids: [n] str.
-        retrieval_scores: [n] float32, as retrieval gave them; 0 for an item from another source.
-        blend: weight of each of HEADS in the final score; empty: the weights of the release.
+        retrieval_scores: [n] float32, as retrieval gave them; 0 or NaN for an item from another source. Their order
+            gives the retrieval rank, so the items themselves may come in any order.
+        last_item: as in RetrievalRequest.
+        blend: weights of HEADS in the final score, at least 0 and not all 0; empty: the weights of the release.
     """
 
     model: ClassVar[Role] = "ranking"
@@ -174,10 +176,12 @@ class RankingRequest:
     session_id: str = ""
     region: str = ""
     surface: str = "home"
+    last_item: str = ""
     blend: Mapping[str, float] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, NDArray[Any]]:
-        texts = {name: strings([getattr(self, name)]) for name in ("user_id", "session_id", "region", "surface")}
+        names = ("user_id", "session_id", "region", "surface", "last_item")
+        texts = {name: strings([getattr(self, name)]) for name in names}
         return texts | {
             "item_ids": strings(self.item_ids),
             "retrieval_scores": np.asarray(self.retrieval_scores, np.float32),
@@ -187,13 +191,18 @@ class RankingRequest:
 
     @staticmethod
     def from_tensors(tensors: Tensors) -> "RankingRequest":
-        """Raises KeyError or ValueError if a tensor is missing or the lengths differ."""
+        """Raises KeyError or ValueError if a tensor is missing, the lengths differ, or the weights are senseless."""
         texts = {n: str(_single(tensors, n)) for n in ("user_id", "session_id", "region", "surface")}
+        if "last_item" in tensors:
+            texts["last_item"] = str(_single(tensors, "last_item"))
         items, scores = tensors["item_ids"], tensors["retrieval_scores"]
         if items.shape != scores.shape or items.ndim != 1:
             raise ValueError(f"item_ids {items.shape} and retrieval_scores {scores.shape} must both be [n]")
         given = zip(HEADS, tensors.get("blend", np.full(len(HEADS), np.nan)), strict=True)
-        return RankingRequest(items, scores, **texts, blend={h: float(w) for h, w in given if not np.isnan(w)})
+        blend = {head: float(weight) for head, weight in given if not np.isnan(weight)}
+        if blend and (min(blend.values()) < 0 or not 0 < sum(blend.values()) < np.inf):
+            raise ValueError(f"blend weights must be at least 0 and not all 0, got {blend}")
+        return RankingRequest(items, scores, **texts, blend=blend)
 
 
 @dataclass(frozen=True, eq=False)

@@ -118,6 +118,15 @@ class Api(Group):
     max_body_bytes: int = Field(4 * 1024 * 1024, gt=0, description="largest request body")
 
 
+class Predictors(Group):
+    """The model servers of retrieval and ranking."""
+
+    threads: int = Field(2, ge=1, description="requests worked on at once by one process; one per core")
+    tensorflow_threads: int = Field(1, ge=1, description="cores one forward pass may use; more only adds hand-overs")
+    item_refresh: float = Field(300, gt=0, description="seconds between two readings of item features from the store")
+    blend: dict[str, float] = Field({}, description="weight by head, in place of the ranker's own; empty: its own")
+
+
 class Deploy(Group):
     """Blue-green deployment. Seconds unless the name says otherwise."""
 
@@ -138,6 +147,7 @@ class Settings(BaseSettings):
     spark: Spark = Spark()
     services: Services = Services()
     api: Api = Api()
+    predictors: Predictors = Predictors()
     deploy: Deploy = Deploy()
     airflow_password: SecretStr = Field(SecretStr(""), description="empty: generated at first start, kept in var/run")
 

@@ -1,0 +1,152 @@
+"""The ranking predictor: all candidates of a request → features → one forward pass → one blended score each.
+
+`python -m serving.predictors.ranking --colour blue`
+"""
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from feature_repo import store, transforms
+from models import catalogue, ranker
+from models.release import ARTIFACTS_OF_ROLE, Release, Releases
+from recsys.errors import Permanent
+from recsys.inference import HEADS, RankingRequest, RankingResponse
+from recsys.settings import Settings
+from serving.predictors import items, server, stages, visitors
+from serving.predictors.visitors import Visitor
+
+WARM_SIZES = (1, 20, 100, 500, 1_000)
+log = logging.getLogger(__name__)
+
+Scores = NDArray[np.float32]
+
+
+class Ranker:
+    """Answers ranking requests of one release; thread-safe.
+
+    Args:
+        scorer: the opened model; `score(inputs)` gives [n] probabilities per head.
+        blend: weight by head of the final score, unless a request says otherwise.
+        known: the items, kept fresh.
+        features: the connected feature store.
+        service: name of its feature service for users.
+        as_of: epoch seconds up to which the data of the release reach.
+        release_id: what answers say.
+        clock: epoch seconds now.
+    """
+
+    def __init__(
+        self,
+        scorer: Any,
+        blend: Mapping[str, float],
+        known: items.Items,
+        features: Any,
+        *,
+        service: str,
+        as_of: float,
+        release_id: str,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._scorer, self._blend, self._items, self._clock = scorer, blend, known, clock
+        self._visitors = visitors.Reader(features, service)
+        self._as_of, self._release_id = as_of, release_id
+
+    def answer(self, request: RankingRequest) -> RankingResponse:
+        """Scores in the order of the request; an item that the release does not hold is scored as an unknown one."""
+        watch = stages.Watch("ranking")
+        now = transforms.request_time(self._clock(), self._as_of)
+        with watch.stage("features"):
+            visitor = self._visitors.read(request.user_id, request.session_id, request.last_item, now)
+        if visitor.degraded:
+            stages.DEGRADED.labels("ranking").inc()
+        with watch.stage("transforms"):
+            inputs = _inputs(request, visitor, now, self._items.matrix)
+        with watch.stage("forward"):
+            found: dict[str, Scores] = self._scorer.score(inputs)
+        heads = {head: np.asarray(found[head], np.float32) for head in HEADS}
+        return RankingResponse(
+            scores=ranker.blend(heads, request.blend or self._blend),
+            **heads,
+            release=self._release_id,
+            timings=watch.milliseconds,
+        )
+
+    def warm_up(self) -> None:
+        """Score lists of the usual sizes, so that no visitor pays for TensorFlow's first calls."""
+        ids = list(self._items.matrix.row_of) or ["warm-up"]
+        for size in WARM_SIZES:
+            candidates = [ids[k % len(ids)] for k in range(size)]
+            scores = np.linspace(1, 0.1, size, dtype=np.float32)
+            self.answer(RankingRequest(candidates, scores, user_id="warm-up", session_id="warm-up"))
+        self._items.start()
+
+    def close(self) -> None:
+        self._items.close()
+
+
+def ranks(scores: Scores) -> NDArray[np.int64]:
+    """Places in retrieval's order, 0 the best; -1 where retrieval did not return the item (score 0 or NaN)."""
+    retrieved = np.flatnonzero(np.nan_to_num(scores) != 0)
+    places = np.full(len(scores), -1, np.int64)
+    places[retrieved[np.argsort(-scores[retrieved], kind="stable")]] = np.arange(len(retrieved))
+    return places
+
+
+def _inputs(
+    request: RankingRequest, visitor: Visitor, now: float, matrix: transforms.ItemMatrix
+) -> dict[str, NDArray[Any]]:
+    scores = np.asarray(request.retrieval_scores, np.float32)
+    one = transforms.Requests(
+        users={"user_id": [request.user_id]} | {name: [value] for name, value in visitor.values.items()},
+        now=np.array([now]),
+        region=[request.region],
+        surface=[request.surface],
+    )
+    candidates = transforms.Candidates(
+        request=np.zeros(len(scores), np.int64),
+        item=matrix.rows(request.item_ids),
+        score=np.nan_to_num(scores).astype(np.float64),
+        rank=ranks(scores),
+    )
+    return transforms.ranking_inputs(one, candidates, matrix)
+
+
+def open_engine(settings: Settings, release: Release, releases: Releases) -> Ranker:
+    """Verify and load what the release says.
+
+    Raises:
+        ArtifactError: an artifact is not what the release was validated with.
+        Permanent: the ranker wants other features or heads than this code gives.
+    """
+    opened = {kind: releases.open(release, kind) for kind in ARTIFACTS_OF_ROLE["ranking"]}
+    meta = opened["ranker"].manifest.meta
+    if list(meta["features"]) != list(transforms.RANKING_FEATURES):
+        raise Permanent(
+            f"ranker {opened['ranker'].manifest.version} was trained on {len(meta['features'])} features that are not "
+            f"the {len(transforms.RANKING_FEATURES)} of this code; train it again, or roll the code back"
+        )
+    weights = settings.predictors.blend or meta["blend"]
+    if set(weights) - set(HEADS) or sum(weights.values()) <= 0:
+        raise Permanent(f"blend must weigh some of {', '.join(HEADS)}, got {weights}; see recsys/settings.py")
+    features = store.connect(settings)
+    shown = catalogue.read(opened["catalogue"].path, opened["catalogue"].manifest.meta)
+    return Ranker(
+        ranker.Scorer.load(opened["ranker"].path / "model"),
+        weights,
+        items.Items(shown, features, settings.predictors.item_refresh),
+        features,
+        service=release.feature_service,
+        as_of=datetime.fromisoformat(release.as_of).timestamp(),
+        release_id=release.release_id,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(server.run("ranking", open_engine, sys.argv[1:]))
