@@ -1,0 +1,132 @@
+"""Data that are canonical already: `events`, `items` and `users` as parquet or csv, in the schema of
+`feature_repo.events`.
+
+    DIR/events/*.parquet | *.csv      or DIR/events.parquet | events.csv | events.csv.gz; the same for items, users
+
+A csv file may leave out optional columns; a list (tags, regions, preferences) is joined by "|"; times are ISO 8601,
+UTC where they name no zone. Users may be missing altogether.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet
+
+from feature_repo.events import ARROW, EVENTS, ITEMS, USERS, Table
+from pipelines.sources import files, source
+from recsys.errors import BadData
+
+SUFFIXES = (".parquet", ".csv", ".csv.gz")
+
+
+class Canonical:
+    """See `source.Source`.
+
+    Args:
+        path: folder of the three tables.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = files.require(path)
+        self.dropped: Counter[str] = Counter()
+
+    def files(self) -> list[Path]:
+        return [part for table in (EVENTS, ITEMS, USERS) for part in self._parts(table)]
+
+    def last(self) -> datetime:
+        found = [time for part in self._parts(EVENTS) if (time := _last(part)) is not None]
+        if not found:
+            raise BadData(f"{self.path} has no events")
+        return max(found)
+
+    def events(self, since: datetime, until: datetime) -> Iterator[pa.RecordBatch]:
+        field = pc.field("event_time")
+        where = ((field >= pa.scalar(since, source.TIME)) & (field < pa.scalar(until, source.TIME))) | field.is_null()
+        for part in self._require(EVENTS):
+            for batch in _batches(EVENTS, part, where):
+                source.check_event_types(batch, part)
+                yield source.within(batch, since, until)
+
+    def items(self, until: datetime) -> Iterator[pa.RecordBatch]:
+        for part in self._require(ITEMS):
+            for batch in _batches(ITEMS, part):
+                yield _before(batch, "created_at", until)
+
+    def users(self, until: datetime) -> Iterator[pa.RecordBatch]:
+        for part in self._parts(USERS):
+            for batch in _batches(USERS, part):
+                yield _before(batch, "signup_date", until)
+
+    def _require(self, table: Table) -> list[Path]:
+        if not (parts := self._parts(table)):
+            raise BadData(f"{self.path} has no {table.name}: expected {table.name}/*.parquet or {table.name}.csv there")
+        return parts
+
+    def _parts(self, table: Table) -> list[Path]:
+        folder = self.path / table.name
+        single = [self.path / f"{table.name}{suffix}" for suffix in SUFFIXES]
+        inside = sorted(folder.iterdir()) if folder.is_dir() else []
+        return [part for part in [*single, *inside] if part.is_file() and part.name.endswith(SUFFIXES)]
+
+
+def _batches(table: Table, part: Path, where: Any = None) -> Iterator[pa.RecordBatch]:
+    """Batches of one file in the table's schema; `where` is a hint that parquet can use."""
+    text = part.suffix != ".parquet"
+    names = files.csv_columns(part) if text else files.schema(part)
+    try:
+        table.check_columns(names)
+    except ValueError as error:
+        raise BadData(f"{part}: {error}") from error
+    if text:
+        rows = files.csv(
+            part, {c.name: ARROW[c.type] for c in table.columns if c.type in ("double", "long", "boolean")}
+        )
+    else:
+        rows = files.parquet(part, where=None if _is_text(part, "event_time") else where)
+    with files.reading(part):
+        for batch in rows:
+            columns = {name: _typed(table, name, batch.column(name)) for name in names}
+            yield source.conform(table, columns, batch.num_rows)
+
+
+def _is_text(part: Path, column: str) -> bool:
+    field = pyarrow.parquet.read_schema(part)
+    return column in field.names and not pa.types.is_timestamp(field.field(column).type)
+
+
+def _typed(table: Table, name: str, values: Any) -> Any:
+    """A column in its canonical type; lists may be joined by "|", times may be text, whole numbers may be floats."""
+    kind = next(column.type for column in table.columns if column.name == name)
+    if kind == "timestamp":
+        return source.timestamps(values)
+    if kind == "array<string>" and pa.types.is_string(values.type):
+        return pc.split_pattern(values, "|")
+    if kind == "int" and pa.types.is_string(values.type):
+        return values.cast(pa.float64()).cast(pa.int32())
+    return values.cast(ARROW[kind])
+
+
+def _before(batch: pa.RecordBatch, column: str, until: datetime) -> pa.RecordBatch:
+    """The rows whose time is before `until`, or empty."""
+    times = batch.column(column)
+    return batch.filter(pc.or_kleene(pc.less(times, pa.scalar(until, source.TIME)), pc.is_null(times)))
+
+
+def _last(part: Path) -> datetime | None:
+    """The greatest event_time of a file: from the statistics of parquet, where it has them, without reading rows."""
+    if part.suffix == ".parquet":
+        with files.reading(part):
+            footer = pyarrow.parquet.read_metadata(part)
+        if "event_time" in footer.schema.names and not _is_text(part, "event_time"):
+            column = footer.schema.names.index("event_time")
+            found = [footer.row_group(group).column(column).statistics for group in range(footer.num_row_groups)]
+            if found and all(entry is not None and entry.has_min_max for entry in found):
+                latest = max(entry.max for entry in found)
+                return latest if isinstance(latest, datetime) else None
+    maxima = (pc.max(batch.column("event_time")).as_py() for batch in _batches(EVENTS, part))
+    return max((time for time in maxima if time is not None), default=None)
