@@ -1,0 +1,111 @@
+"""Keys and codecs of the online store, against a real Redis."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+import redis
+from hypothesis import given
+from hypothesis import strategies as st
+
+from feature_repo import online
+from recsys.errors import Retryable
+from recsys.settings import Settings
+
+DAY = 86_400.0
+AS_OF = 1_000 * DAY
+
+ranked = st.lists(st.tuples(st.text(max_size=12), st.floats(-1e6, 1e6)), max_size=8)
+
+
+@pytest.fixture
+def client(online_settings: Settings) -> Iterator[online.Client]:
+    with online.connect(online_settings.redis_url) as client:
+        yield client
+
+
+@given(ranked)
+def test_lists_survive_the_codec(rows: list[tuple[str, float]]) -> None:
+    found = online.decode(online.encode(rows))
+    assert [item for item, _ in found] == [item for item, _ in rows]
+    assert [score for _, score in found] == pytest.approx([score for _, score in rows], rel=1e-5)
+
+
+@pytest.mark.services
+def test_one_read_brings_lists_watched_items_and_feed(client: online.Client) -> None:
+    mugs, none = online.trending_key("region", "Köln > Ehrenfeld"), online.trending_key("global")
+    online.replace_lists(client, "trending", [(mugs, [("mug", 2.5), ("cup", 1.0)])])
+    online.add_watched(client, [("ann", {"mug": AS_OF - 1})], AS_OF)
+    online.write_feeds(client, [("ann", [("plate", 0.5)])])
+    found = online.read(client, [mugs, none], "ann", now=AS_OF)
+    assert found == online.Snapshot(
+        {mugs: [("mug", 2.5), ("cup", 1.0)], none: []}, frozenset({"mug"}), [("plate", 0.5)]
+    )
+    assert online.read(client, [], "nobody", now=AS_OF) == online.Snapshot()
+    assert client.ttl(online.feed_key("ann")) in range(online.FEED_SECONDS - 5, online.FEED_SECONDS + 1)
+
+
+@pytest.mark.services
+async def test_the_asynchronous_read_agrees(client: online.Client, online_settings: Settings) -> None:
+    key = online.covisit_key("bought", "mug")
+    online.replace_lists(client, "covisitation", [(key, [("saucer", 3.0)])])
+    online.add_watched(client, [("ann", {"mug": AS_OF})], AS_OF)
+    async with online.connect_async(online_settings.redis_url) as other:
+        assert await online.read_async(other, [key], "ann", AS_OF) == online.read(client, [key], "ann", AS_OF)
+
+
+@pytest.mark.services
+def test_a_list_that_vanished_leaves_and_other_groups_stay(client: online.Client) -> None:
+    online.replace_lists(client, "trending", [("trending:category:toys", [("car", 1.0)]), ("trending:global:", [])])
+    online.replace_lists(client, "covisitation", [("covisit:bought:car", [("track", 1.0)])])
+    assert online.replace_lists(client, "trending", [("trending:global:", [("cup", 1.0)])]) == 1
+    assert sorted(client.keys("*:*:*")) == [b"covisit:bought:car", b"trending:global:"]
+    assert online.replace_lists(client, "trending", []) == 0
+    assert client.get("trending:global:") is None
+
+
+@pytest.mark.services
+def test_watched_items_expire_30_days_after_they_were_watched(client: online.Client) -> None:
+    online.add_watched(client, [("ann", {"old": AS_OF - 31 * DAY, "mid": AS_OF - 20 * DAY, "new": AS_OF - DAY})], AS_OF)
+    assert online.read(client, user_id="ann", now=AS_OF).watched == {"mid", "new"}
+    assert online.read(client, user_id="ann", now=AS_OF + 11 * DAY).watched == {"new"}
+    assert client.ttl(online.watched_key("ann")) == pytest.approx(29 * DAY, abs=5)
+
+
+@pytest.mark.services
+def test_a_nightly_run_forgets_nothing_that_was_watched_since(client: online.Client) -> None:
+    live = AS_OF + 3_600
+    online.add_watched(client, [("ann", {"mug": live})], live)
+    online.add_watched(client, [("ann", {"mug": AS_OF - 25 * DAY, "cup": AS_OF - 25 * DAY})], AS_OF)
+    assert client.zscore(online.watched_key("ann"), "mug") == live
+    assert client.ttl(online.watched_key("ann")) == pytest.approx(30 * DAY, abs=5)
+
+
+@pytest.mark.services
+def test_freshness_says_which_day_readers_see(client: online.Client) -> None:
+    mark = online.Freshness("2026-03-01", "r1", AS_OF, AS_OF + 60, 7)
+    assert online.freshness(client, "trending") is None
+    online.mark_fresh(client, "trending", mark)
+    assert online.freshness(client, "trending") == mark
+
+
+def test_a_missing_redis_is_retryable_and_soon_known(settings: Settings) -> None:
+    started = time.monotonic()
+    with online.connect(settings.redis_url) as client, pytest.raises(Retryable, match="is Redis up"):
+        online.read(client, ["trending:global:"])
+    assert time.monotonic() - started < 1
+
+
+def test_a_redis_that_hangs_is_given_up(hanging_url: str) -> None:
+    started = time.monotonic()
+    with online.connect(hanging_url) as client, pytest.raises(Retryable, match="Timeout"):
+        online.read(client, ["trending:global:"])
+    assert time.monotonic() - started < 4 * online.READ_TIMEOUT
+
+
+def test_clients_do_not_retry() -> None:
+    with online.connect("redis://127.0.0.1:1/0") as client:
+        retry = client.get_retry()
+    assert isinstance(client, redis.Redis)
+    assert retry is not None
+    assert retry.get_retries() == 0
