@@ -61,6 +61,8 @@ class Caller:
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def get(self, path: str) -> tuple[int, bytes]:
+        while self._idle and self._idle[-1][0].at_eof():
+            self._idle.pop()[1].close()  # the server has ended it
         reader, writer = self._idle.pop() if self._idle else await asyncio.open_connection(self._host, self._port)
         writer.write(f"GET {path} {self._head}".encode())
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()

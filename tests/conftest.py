@@ -4,7 +4,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,8 @@ load()
 
 def free_block(size: int = 30) -> int:
     """The first of `size` consecutive free loopback ports."""
-    for base in range(20_000 + (time.time_ns() // 1000) % 20_000, 64_000, size):
+    # Below 32,768, where Linux begins to hand out ports to outgoing connections: one of those may come in between.
+    for base in range(10_000 + (time.time_ns() // 1000) % 20_000, 32_700, size):
         if all(_is_free(base + offset) for offset in range(size)):
             return base
     raise RuntimeError(f"no {size} consecutive free ports on 127.0.0.1")
@@ -31,6 +32,12 @@ def _is_free(port: int) -> bool:
 def settings(tmp_path: Path) -> Settings:
     """Settings with a storage root and ports of this test's own."""
     return Settings(storage=Storage(root=str(tmp_path / "var")), network=Network(base_port=free_block()))
+
+
+@pytest.fixture(scope="session")
+def port_block() -> Callable[[], int]:
+    """`free_block`, for fixtures of other folders."""
+    return free_block
 
 
 @pytest.fixture(scope="session")

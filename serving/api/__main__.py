@@ -10,6 +10,7 @@ from recsys.errors import RecsysError
 from serving.api import app
 
 GRACE_SECONDS = 10
+KEEP_ALIVE_SECONDS = 75  # longer than the pause of a usual client or proxy, so that it is the one who closes
 
 
 def main() -> int:
@@ -31,6 +32,7 @@ def main() -> int:
         access_log=False,
         log_config=None,
         server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
     return 0

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import secrets
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from serving.api.problems import Problem
 
 log = logging.getLogger(__name__)
 
+RECHECK_SECONDS = 1.0
 READ, WRITE = "recommend:read", "events:write"
 SCOPES: Mapping[str, str] = {READ: "read recommendations", WRITE: "send events"}
 
@@ -74,14 +76,18 @@ class Keys:
         if not self._path.exists():
             _first_key(self._path, demo_key_file(settings))
         self._stamp = -1
+        self._checked = 0.0
         self._clients: Mapping[str, Client] = {}
         self._read()
 
     def find(self, key: str) -> Client | None:
-        try:
-            self._read()
-        except (OSError, Permanent) as error:
-            log.error("%s; the keys stay as they were", error)
+        """The client of a key, or None; a change of the file is seen within `RECHECK_SECONDS`."""
+        if time.monotonic() - self._checked >= RECHECK_SECONDS:
+            self._checked = time.monotonic()
+            try:
+                self._read()
+            except (OSError, Permanent) as error:
+                log.error("%s; the keys stay as they were", error)
         return self._clients.get(digest(key))
 
     def _read(self) -> None:

@@ -30,6 +30,7 @@ from serving.api import reasons, sources, trending
 from serving.api.breaker import Breaker
 from serving.api.contract import Ask, Rung, Surface
 from serving.api.live import LiveRelease
+from serving.api.metrics import Metrics
 from serving.api.sources import Candidates, Pool
 from serving.api.trace import Fall, Trace
 
@@ -88,8 +89,10 @@ class Proposal:
 class Funnel:
     """Answers requests from the parts of the platform; holds their breakers and the lists in memory."""
 
-    def __init__(self, settings: Settings, client: inference.Client, store: online.AsyncClient) -> None:
-        self._settings, self._client, self._store = settings, client, store
+    def __init__(
+        self, settings: Settings, client: inference.Client, store: online.AsyncClient, metrics: Metrics
+    ) -> None:
+        self._settings, self._client, self._store, self._metrics = settings, client, store, metrics
         self._trending = trending.Trending(settings.api.list_seconds)
         self._breakers = {stage: Breaker() for stage in STAGES}
 
@@ -260,7 +263,7 @@ class Funnel:
         if found is not None:
             trace.within("retrieval", found.timings)
             if found.profile.degraded:
-                trace.falls.append(Fall("features", "down"))
+                self._fell(trace, "features", "down")
         return found
 
     async def _visitor(self, user_id: str, live: LiveRelease, trace: Trace) -> online.Snapshot:
@@ -289,7 +292,7 @@ class Funnel:
         """Call another part within its deadline; None, a fall in the trace and a count where it does not serve."""
         breaker = self._breakers[stage]
         if not breaker.allows():
-            trace.falls.append(Fall(stage, "open"))
+            self._fell(trace, stage, "open")
             return None
         try:
             with trace.timed(stage):
@@ -309,5 +312,9 @@ class Funnel:
             return found
         if why != "release":
             breaker.failed()
-        trace.falls.append(Fall(stage, why))
+        self._fell(trace, stage, why)
         return None
+
+    def _fell(self, trace: Trace, stage: str, why: str) -> None:
+        trace.falls.append(Fall(stage, why))
+        self._metrics.falls.labels(stage, why).inc()

@@ -51,7 +51,7 @@ def build(settings: Settings, metrics: Metrics) -> Parts:
         watcher=Watcher(root, metrics.serves),
         client=client,
         store=store,
-        funnel=Funnel(settings, client, store),
+        funnel=Funnel(settings, client, store, metrics),
         pages=Pages(settings, store),
         decisions=Decisions(settings, metrics),
         receiver=Receiver(settings, event_log, store, metrics),

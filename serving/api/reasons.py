@@ -6,7 +6,7 @@ without them the reason is "Picked for you". "Because you viewed X" would claim 
 checked, and is never said.
 """
 
-from feature_repo.events import EventType, top_category
+from feature_repo.events import EventType
 from serving.api.live import LiveRelease
 from serving.api.sources import Candidates
 
@@ -65,7 +65,7 @@ def _personal(candidates: Candidates, place: int, row: int, live: LiveRelease) -
         return NEUTRAL
     if known == row:
         return f"You {did} this before"
-    if top_category(live.category(known)) != top_category(live.category(row)):
+    if live.tops[known] != live.tops[row]:
         return NEUTRAL
     return f"Similar to {_title(item_id, live)}, which you {did}"
 

@@ -151,8 +151,6 @@ def _next(ask: Ask, parts: Parts, cursor: Cursor | None, kept: Kept, offset: int
 def _count(ask: Ask, kept: Kept, shown: list[Shown], parts: Parts, trace: Trace) -> None:
     metrics = parts.metrics
     metrics.pages.labels(ask.surface, kept.slate.rung).inc()
-    for fall in trace.falls:
-        metrics.falls.labels(fall.stage, fall.why).inc()
     for rule, count in trace.facts.get("dropped", {}).items():
         metrics.filtered.labels(rule).inc(count)
     for rule, count in trace.facts.get("relaxed", {}).items():

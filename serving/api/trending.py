@@ -1,5 +1,6 @@
 """Trending lists: from the online store, kept in memory for a while; else those that the release was shipped with."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -26,18 +27,22 @@ class Trending:
     """Lists in memory.
 
     Args:
-        seconds: a list is read again when it is older than this; while the store is away, an old one is still used.
+        seconds: a list is read again when it is older than this. Nobody waits for that: the request that finds it
+            old takes it as it is and sends for the new one; so a store that is away costs freshness only.
     """
 
     seconds: float
     _kept: dict[Key, tuple[float, Ranked]] = field(default_factory=dict)
+    _refreshing: asyncio.Task[None] | None = None
 
     async def lists(self, keys: Sequence[Key], live: LiveRelease, read: Read) -> tuple[list[Candidates], bool]:
         """The lists that exist among `keys`, in that order, and whether they are the release's static ones."""
         now = time.monotonic()
-        stale = [key for key in keys if key not in self._kept or self._kept[key][0] < now]
-        if stale:
-            await self._refresh(stale, now, read)
+        if missing := [key for key in keys if key not in self._kept]:
+            await self._refresh(missing, now, read)
+        stale = [key for key in keys if key in self._kept and self._kept[key][0] < now]
+        if stale and (self._refreshing is None or self._refreshing.done()):
+            self._refreshing = asyncio.create_task(self._refresh(stale, now, read))
         found = [(key, self._kept[key][1]) for key in keys if key in self._kept]
         static = not any(ranked for _, ranked in found)
         if static:

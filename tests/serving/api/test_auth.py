@@ -13,6 +13,11 @@ from serving.api import auth
 EVENT = {"event_id": "e", "session_id": "s", "item_id": "i", "event": "view", "event_time": "2024-02-29T12:00:00Z"}
 
 
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auth, "RECHECK_SECONDS", 0.0)
+
+
 def write_keys(settings: Settings, **scopes: list[str]) -> None:
     entries = [{"name": name, "sha256": auth.digest(name), "scopes": held} for name, held in scopes.items()]
     auth.write_private(auth.keys_file(settings), json.dumps({"keys": entries}))
