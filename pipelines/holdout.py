@@ -1,0 +1,199 @@
+"""The holdout as the gate asks about it: who came back, what was known before, what they then did.
+
+Every user with a positive event in the holdout is asked about once, at the time of the first of those events:
+the moment at which production would have been asked. History and statistics are those before the cutoff.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset
+from numpy.typing import NDArray
+
+from feature_repo import events, names, transforms
+from models import two_tower
+from pipelines import baselines, datasets, recall
+from pipelines.datasets import Lake
+from pipelines.split import Split
+from recsys.errors import BadData
+
+AT_ONCE = 512  # requests per call of the user tower
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Users of the holdout and the catalogue they are asked about.
+
+    Attributes:
+        item_ids: [items] ids of the catalogue before the cutoff.
+        item_inputs: of the item tower, statistics as of the cutoff.
+        truth: rows of `item_ids` per user; only items that were in the catalogue.
+        histories: per user, (items, events, times) before the cutoff, oldest first.
+        profile: region, age_group and preferences per user.
+        asked: [users] epoch seconds of each request.
+        interactions: of all visitors before the cutoff; `visitor` of a user of the trial is its row here.
+    """
+
+    item_ids: list[str]
+    item_inputs: dict[str, NDArray[Any]]
+    truth: recall.Truth
+    histories: list[tuple[list[str], list[str], list[int]]]
+    profile: dict[str, list[Any]]
+    asked: NDArray[np.float64]
+    interactions: baselines.Interactions
+
+    def __len__(self) -> int:
+        return len(self.histories)
+
+    def embed_items(self, model: two_tower.Towers) -> NDArray[np.float32]:
+        """[items, dim]."""
+        return model.items(self.item_inputs)
+
+    def embed_users(self, model: two_tower.Towers, history_length: int) -> NDArray[np.float32]:
+        """[users, dim]."""
+        parts = []
+        for start in range(0, len(self), AT_ONCE):
+            rows = slice(start, start + AT_ONCE)
+            items, kinds, times = zip(*self.histories[rows], strict=True)
+            profile = {name: values[rows] for name, values in self.profile.items()}
+            inputs = transforms.user_tower_inputs(
+                items, kinds, times, **profile, now=self.asked[rows], length=history_length
+            )
+            parts.append(model.users(inputs))
+        return np.concatenate(parts)
+
+
+def load(lake: Lake, day: date, split: Split, limit: int, seed: int) -> Trial:
+    """Read the trial of a data day.
+
+    Args:
+        limit: users asked about at most, a seeded sample.
+
+    Raises:
+        BadData: nobody has a target.
+    """
+    cutoff, end = split.cutoff.timestamp(), split.end.timestamp()
+    catalogue = (
+        lake.read(datasets.ITEMS, day).filter(pc.field("created_at") < pa.scalar(split.cutoff)).sort_by("item_id")
+    )
+    ids = [str(item) for item in catalogue.column("item_id").to_pylist()]
+    row_of = {item: row for row, item in enumerate(ids)}
+    asked = _asked(lake, day, row_of, cutoff, end)
+    if not asked:
+        raise BadData(f"no user has a positive event on a known item in {split.cutoff} – {split.end}; nothing to judge")
+    if len(asked) > limit:
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(asked))[:limit])
+        asked = [asked[row] for row in chosen]
+    interactions = _interactions(lake, day, {user["id"]: row for row, user in enumerate(asked)}, row_of, cutoff)
+    popular = baselines.popularity(interactions, len(ids))
+    truth = recall.Truth(
+        seen=[_rows(user["items"], row_of) for user in asked],
+        targets=[user["targets"] for user in asked],
+        share=popular / max(float(popular.sum()), 1e-9),
+    )
+    stated = _preferences(lake, day)
+    return Trial(
+        item_ids=ids,
+        item_inputs=_item_inputs(lake, catalogue, ids, split),
+        truth=truth,
+        histories=[(user["items"], user["events"], user["times"]) for user in asked],
+        profile={
+            "region": [user["region"] for user in asked],
+            "age_group": [user["age_group"] for user in asked],
+            "preferences": [stated.get(user["id"]) for user in asked],
+        },
+        asked=np.array([user["asked"] for user in asked], np.float64),
+        interactions=interactions,
+    )
+
+
+def _batches(lake: Lake, day: date) -> Iterable[pa.RecordBatch]:
+    path = lake.require(datasets.SEQUENCES, day)
+    columns = ["visitor_id", "is_user", "region", "age_group", "items", "events", "times"]
+    return pyarrow.dataset.dataset(path, format="parquet").to_batches(columns=columns, batch_size=20_000)  # type: ignore[no-any-return]
+
+
+def _asked(lake: Lake, day: date, row_of: dict[str, int], cutoff: float, end: float) -> list[dict[str, Any]]:
+    """Users with a target, by id, with what was known of them before the cutoff."""
+    found = []
+    for batch in _batches(lake, day):
+        last = np.array([times[-1] if times else 0.0 for times in batch.column("times").to_pylist()])
+        users = batch.column("is_user").to_numpy(zero_copy_only=False).astype(bool)
+        for row in batch.filter(pa.array(users & (last >= cutoff))).to_pylist():
+            times = np.array(row["times"], np.float64)
+            before, after = (int(np.searchsorted(times, moment)) for moment in (cutoff, end))
+            targets = _rows(row["items"][before:after], row_of)
+            if len(targets):
+                past = {name: row[name][:before] for name in ("items", "events", "times")}
+                facts = {"region": row["region"], "age_group": row["age_group"], "asked": times[before]}
+                found.append({"id": str(row["visitor_id"]), "targets": targets, **past, **facts})
+    return sorted(found, key=lambda user: str(user["id"]))
+
+
+def _rows(items: Iterable[str], row_of: dict[str, int]) -> NDArray[np.int64]:
+    return np.array(sorted({row_of[item] for item in items if item in row_of}), np.int64)
+
+
+def _interactions(
+    lake: Lake, day: date, user_row: dict[str, int], row_of: dict[str, int], cutoff: float
+) -> baselines.Interactions:
+    """All positive events before the cutoff; visitors outside the trial share the row after the last user."""
+    parts: list[tuple[NDArray[Any], ...]] = []
+    for batch in _batches(lake, day):
+        owner = pc.list_parent_indices(batch.column("items")).to_numpy()
+        items, kinds, times = (pc.list_flatten(batch.column(name)).to_pylist() for name in ("items", "events", "times"))
+        visitor = np.array([user_row.get(str(v), len(user_row)) for v in _values(batch.column("visitor_id"))])
+        item = np.array([row_of.get(i, -1) for i in items], np.int64)
+        weight = np.array([events.SIGNAL_WEIGHT[kind] for kind in kinds], np.float64)
+        when = np.array(times, np.float64)
+        kept = (when < cutoff) & (item >= 0)
+        parts.append((visitor[owner[kept]], item[kept], baselines.age_days(when[kept], cutoff), weight[kept]))
+    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    order = np.argsort(columns[0], kind="stable")
+    visitor, item, age, weight = (column[order] for column in columns)
+    return baselines.Interactions(visitor, item, age, weight)
+
+
+def _preferences(lake: Lake, day: date) -> dict[str, list[str]]:
+    users = lake.read(datasets.USERS, day, ["user_id", "preferences"])
+    stated = zip(users.column("user_id").to_pylist(), users.column("preferences").to_pylist(), strict=True)
+    return {str(user): wishes for user, wishes in stated if wishes}
+
+
+def _item_inputs(lake: Lake, catalogue: pa.Table, ids: list[str], split: Split) -> dict[str, NDArray[Any]]:
+    columns = {name: catalogue.column(name).to_pylist() for name in ("title", "category", "brand", "tags", "price")}
+    return transforms.item_tower_inputs(
+        item_id=ids,
+        **columns,
+        created=np.array([moment.timestamp() for moment in _values(catalogue.column("created_at"))]),
+        stats=stats_before(lake, ids, split),
+        now=split.cutoff.timestamp(),
+    )
+
+
+def stats_before(lake: Lake, ids: list[str], split: Split) -> NDArray[np.float32]:
+    """[items, S] statistics known at the cutoff; zeros where there are none."""
+    view = datasets.feature_view("item_stats")
+    days = [day for day in lake.days(view) if datasets.end_of(day) <= split.cutoff]
+    out = np.zeros((len(ids), len(names.ITEM_STATS)), np.float32)
+    if not days:
+        return out
+    table = lake.read(view, days[-1], ["item_id", "event_timestamp", *names.ITEM_STATS])
+    limit = pa.scalar(split.cutoff, table.schema.field("event_timestamp").type)
+    table = table.filter(pc.field("event_timestamp") <= limit).sort_by("event_timestamp")
+    row_of = {item: row for row, item in enumerate(ids)}
+    rows = np.array([row_of.get(item, -1) for item in _values(table.column("item_id"))], np.int64)
+    values = np.stack([table.column(name).to_numpy() for name in names.ITEM_STATS], axis=1)
+    out[rows[rows >= 0]] = np.nan_to_num(values[rows >= 0])
+    return out
+
+
+def _values(column: Any) -> list[Any]:
+    """A column as Python values, whose types Arrow's stubs cannot know."""
+    values: list[Any] = column.to_pylist()
+    return values
