@@ -247,7 +247,7 @@ class Scorer:
         return {head: found[head].numpy() for head in HEADS}
 
 
-def blend(probabilities: Mapping[str, NDArray[np.float32]], weights: Mapping[str, float]) -> NDArray[np.float32]:
+def blend(probabilities: Mapping[str, NDArray[np.floating[Any]]], weights: Mapping[str, float]) -> NDArray[np.float32]:
     """One score [n] in 0..1 from the heads: their mean by weight; `weights` is `blend` of the manifest.
 
     Raises:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.dataset
 import pyarrow.parquet
 from feast import FeatureStore
 from numpy.typing import NDArray
@@ -30,6 +31,7 @@ from pipelines.datasets import Lake
 from pipelines.ranking_requests import Judged
 
 HISTORY = ("history_items", "history_events", "history_times")
+TAIL_SHARE = 0.15  # of the training requests, the newest
 BLOCK = 64  # requests scored against the catalogue at once
 log = logging.getLogger(__name__)
 Ints = NDArray[np.int64]
@@ -70,6 +72,14 @@ class Examples:
     def inputs(self) -> dict[str, NDArray[Any]]:
         """The inputs of the serving signature."""
         return {"numeric": self.numeric, **self.strings}
+
+    def gains(self, blend: Mapping[str, float]) -> Floats:
+        """[n] what each row is worth: the weights of everything that came true."""
+        return np.asarray(self.labels.astype(np.float64) @ np.array([blend[head] for head in ranker.HEADS]))
+
+    def tail(self) -> tuple["Examples", "Examples"]:
+        """The older requests, to fit weights on, and the newest, for early stopping and calibration."""
+        return self.split_at(max(1, round(len(self.time) * (1 - TAIL_SHARE))))
 
     def split_at(self, requests: int) -> tuple["Examples", "Examples"]:
         """The first requests, and the others, numbered from 0 again."""
@@ -151,24 +161,46 @@ def users_at(store: FeatureStore, requests: pd.DataFrame) -> dict[str, list[Any]
     anonymous visitor has the history of the session alone.
     """
     when = pd.to_datetime((requests["time"] * 1e6).astype(np.int64), unit="us", utc=True)
-    asked = pd.DataFrame({"user_id": requests["user_id"], "event_timestamp": when, "row": np.arange(len(requests))})
-    found = _joined(store, "ranking_v1", asked)
+    asked = pd.DataFrame({"user_id": requests["user_id"], "event_timestamp": when})
+    found = {"user_id": asked["user_id"].tolist()} | _joined(store, "ranking_v1", asked)
     anonymous = np.flatnonzero(requests["user_id"] == "")
-    if len(anonymous):
-        visit = asked.iloc[anonymous].assign(session_id=requests["session_id"].iloc[anonymous]).drop(columns="user_id")
-        session = _joined(store, "session_v1", visit)
-        for name in HISTORY:
-            for row, value in zip(anonymous, session[name], strict=True):
-                found[name][row] = value
+    visits = asked.iloc[anonymous].assign(session_id=requests["session_id"].iloc[anonymous]).drop(columns="user_id")
+    for name, values in (_joined(store, "session_v1", visits) if len(visits) else {}).items():
+        for row, value in zip(anonymous, values, strict=True):
+            found[name][row] = value
     return found
 
 
 def _joined(store: FeatureStore, service: str, asked: pd.DataFrame) -> dict[str, list[Any]]:
-    job = store.get_historical_features(entity_df=asked, features=store.get_feature_service(service))
-    frame = job.to_df().sort_values("row", ignore_index=True)
-    if len(frame) != len(asked):
-        raise AssertionError(f"Feast returned {len(frame)} rows for {len(asked)} requests of {service}")
-    return {name: [None if _missing(v) else v for v in frame[name]] for name in frame.columns}
+    """Feast's point-in-time join of each view of a service, one value per row of `asked`, None where unknown.
+
+    View by view, and only for entities with a row by then: Feast 0.67 drops an entity whose rows are all later, from
+    what other views found for it too (a user whose first event is still to come would lose the profile), keeps one
+    of several requests with the same key and time, and fails in Dask where all of a partition is unknown.
+    """
+    unique = asked.drop_duplicates()
+    found: dict[str, list[Any]] = {}
+    for projection in store.get_feature_service(service).feature_view_projections:
+        fields = [field.name for field in projection.features]
+        known = unique[_known(store, projection.name, unique)]
+        frame = unique.iloc[:0].reindex(columns=[*unique.columns, *fields])
+        if len(known):
+            wanted = [f"{projection.name}:{name}" for name in fields]
+            frame = store.get_historical_features(entity_df=known.copy(), features=wanted).to_df()
+        frame["event_timestamp"] = frame["event_timestamp"].astype(asked["event_timestamp"].dtype)
+        joined = asked.merge(frame, on=list(asked.columns), how="left")
+        found |= {name: [None if _missing(value) else value for value in joined[name]] for name in fields}
+    return found
+
+
+def _known(store: FeatureStore, view: str, asked: pd.DataFrame) -> NDArray[np.bool_]:
+    """[asked] whether an entity has a row in a view by its time; reads two columns of the offline table."""
+    source = store.get_feature_view(view).batch_source
+    key = next(name for name in asked.columns if name != "event_timestamp")
+    table = pyarrow.dataset.dataset(source.path, format="parquet").to_table(columns=[key, source.timestamp_field])
+    first = table.group_by(key).aggregate([(source.timestamp_field, "min")]).to_pandas().set_index(key)
+    start = asked[key].map(first[f"{source.timestamp_field}_min"])
+    return np.asarray(start <= asked["event_timestamp"])
 
 
 def _missing(value: Any) -> bool:

@@ -1,0 +1,238 @@
+"""Gate G3: is the ranker worth its place? Judged on the newest requests of the holdout, which nothing was fitted on.
+
+Every sorter orders the same candidates of the same requests: the ranker, retrieval's own score, popularity, and
+XGBoost (LambdaMART) fitted on the same features of the same training requests. A difference is a mean over
+requests of the paired difference in NDCG@10; noise means twice its standard error.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from feature_repo import transforms
+from models import artifact, ranker
+from pipelines import datasets, ranking_examples, ranking_metrics, ranking_plots, stage, tracking
+from pipelines.ranking_examples import Examples
+from recsys.settings import Settings
+
+log = logging.getLogger(__name__)
+Floats = NDArray[np.float64]
+FORWARD_ROWS = 500
+IMPORTANCE_ROWS = 5_000
+TAIL_RANK = 0.8  # the less popular four fifths of the catalogue are the tail
+REGIONS = 6  # largest regions that have a slice of their own
+
+
+class Params(stage.Params):
+    """The bars."""
+
+    max_ece: float = Field(0.05, gt=0, description="largest expected calibration error of a head")
+    max_forward_ms: float = Field(50.0, gt=0, description="largest median time of one forward pass of 500 rows")
+    noise: float = Field(2.0, ge=0, description="standard errors that XGBoost may be ahead and still count as equal")
+
+
+@dataclass(frozen=True)
+class Sorted:
+    """NDCG of one sorter: per request at 10 and at 20."""
+
+    at_10: Floats
+    at_20: Floats
+
+    def figures(self) -> dict[str, float]:
+        ten, error = ranking_metrics.mean_and_error(self.at_10)
+        return {"ndcg_10": ten, "ndcg_10_error": error, "ndcg_20": ranking_metrics.mean_and_error(self.at_20)[0]}
+
+
+def main(params: Params, settings: Settings) -> stage.Result:
+    trained = stage.result_of(settings, params.run, "train_ranker")
+    root = Path(settings.storage.root).resolve()
+    made = artifact.load(root / trained["artifact"]["path"], kind="ranker")
+    train, test = (ranking_examples.load(root / trained["examples"] / part) for part in ("train", "test"))
+    scorer, blend = ranker.Scorer.load(made.path / "model"), made.manifest.meta["blend"]
+    probabilities = scorer.score(test.inputs())
+    finite = all(np.isfinite(p).all() for p in probabilities.values())
+    gains = test.gains(blend)
+    sorters = {
+        "ranker": ranker.blend(probabilities, blend),
+        "retrieval": test.feature("retrieval_score"),
+        "popularity": test.feature("item_popularity"),
+        "xgboost": xgboost(train, test, blend, settings.seed),
+    }
+    judged = {name: _sorted(np.nan_to_num(scores), gains, test) for name, scores in sorters.items()}
+    curves = {h: ranking_metrics.reliability(probabilities[h], test.labels[:, k]) for k, h in enumerate(ranker.HEADS)}
+    latency = forward_ms(scorer, test)
+    heads = _heads(probabilities, curves, test)
+    metrics: dict[str, Any] = {name: found.figures() for name, found in judged.items()} | {
+        "heads": heads,
+        "forward_ms": latency,
+        "requests": len(judged["ranker"].at_10),
+        "rows": len(test),
+    }
+    reasons = verdict(judged, heads, latency["p50"], finite, params)
+    sliced = slices(sorters["ranker"], sorters["retrieval"], gains, test)
+    drops = importance(scorer, blend, test, settings.seed)
+    folder = datasets.run_folder(settings, params.run) / "evaluate_ranker"
+    _draw(folder, judged, curves, drops, sliced)
+    with tracking.stage_run(settings, params.run, "evaluate_ranker", params.model_dump()) as run:
+        run.metrics(metrics)
+        run.artifacts(folder)
+    passed = not any(reason.startswith("FAILED") for reason in reasons)
+    important = dict(sorted(drops.items(), key=lambda pair: -pair[1])[:25])
+    return {"passed": passed, "reasons": reasons, "metrics": metrics, "slices": sliced, "importance": important}
+
+
+def _sorted(scores: NDArray[Any], gains: Floats, test: Examples) -> Sorted:
+    values = scores.astype(np.float64)
+    ten, twenty = (ranking_metrics.ndcg(values, gains, test.request, k)[0] for k in (10, 20))
+    return Sorted(ten, twenty)
+
+
+def verdict(
+    judged: Mapping[str, Sorted], heads: Mapping[str, Mapping[str, Any]], forward: float, finite: bool, params: Params
+) -> list[str]:
+    """One line per bar, those missed first and marked FAILED."""
+    lines = [(finite, "all probabilities are finite" if finite else "some probabilities are NaN or infinite")]
+    ours = judged["ranker"].at_10
+    if len(ours) == 0:
+        return ["FAILED: no request of the test has anything to find; give the holdout more days"]
+    for name, allowed in (("retrieval", 0.0), ("popularity", 0.0), ("xgboost", params.noise)):
+        ahead, error = ranking_metrics.mean_and_error(ours - judged[name].at_10)
+        fine = ahead > 0 if allowed == 0 else ahead >= -allowed * error
+        means = f"NDCG@10 {ours.mean():.4f} against {judged[name].at_10.mean():.4f} of {name}"
+        lines.append((fine, f"{means}: {ahead:+.4f} ± {error:.4f} over {len(ours)} requests"))
+    for head, figures in heads.items():
+        limit = f"calibration error of {head} {figures['ece']:.4f}, limit {params.max_ece}"
+        lines.append((figures["ece"] <= params.max_ece, limit))
+    timing = f"one forward pass of {FORWARD_ROWS} rows {forward:.1f} ms, limit {params.max_forward_ms:.0f}"
+    lines.append((forward <= params.max_forward_ms, timing))
+    ordered = sorted(lines, key=lambda line: line[0])
+    return [text if fine else f"FAILED: {text}" for fine, text in ordered]
+
+
+def xgboost(train: Examples, test: Examples, blend: Mapping[str, float], seed: int) -> NDArray[np.float32]:
+    """[n] scores of LambdaMART on the same features: the strong and simple model that a network must not fall behind.
+
+    Depth 6, rate 0.05, with row and column sampling; the number of trees by early stopping on the newest training
+    requests, as for the ranker.
+    """
+    import xgboost as xgb
+
+    fit, tail = train.tail()
+    options = {
+        "objective": "rank:ndcg",
+        "eval_metric": "ndcg@10",
+        "ndcg_exp_gain": False,
+        "lambdarank_pair_method": "topk",
+        "lambdarank_num_pair_per_sample": 20,
+        "max_depth": 6,
+        "eta": 0.05,
+        "min_child_weight": 2.0,
+        "subsample": 0.8,
+        "colsample_bytree": 0.5,
+        "tree_method": "hist",
+        "seed": seed % 2**31,
+    }
+    data = [xgb.DMatrix(part.numeric, label=part.gains(blend), qid=part.request) for part in (fit, tail)]
+    booster = xgb.train(options, data[0], 400, evals=[(data[1], "tail")], early_stopping_rounds=40, verbose_eval=False)
+    log.info("XGBoost: %d trees", booster.best_iteration + 1)
+    found = booster.predict(xgb.DMatrix(test.numeric), iteration_range=(0, booster.best_iteration + 1))
+    return np.asarray(found, np.float32)
+
+
+def _heads(
+    probabilities: Mapping[str, NDArray[np.float32]],
+    curves: Mapping[str, ranking_metrics.Reliability],
+    test: Examples,
+) -> dict[str, dict[str, Any]]:
+    found = {}
+    for head, name in enumerate(ranker.HEADS):
+        p, labels = probabilities[name], test.labels[:, head]
+        found[name] = {
+            "auc": ranking_metrics.auc(p, labels),
+            "ece": curves[name].error,
+            "positives": int(labels.sum()),
+            "predicted": float(p.mean()),
+            "observed": float(labels.mean()),
+        }
+    return found
+
+
+def forward_ms(scorer: ranker.Scorer, test: Examples, repeats: int = 60) -> dict[str, float]:
+    """Milliseconds of one forward pass of 500 rows, p50 and p99, after a warm-up."""
+    rows = np.resize(np.arange(len(test)), FORWARD_ROWS)
+    inputs = {name: values[rows] for name, values in test.inputs().items()}
+    spent = []
+    for _ in range(repeats + 10):
+        started = time.perf_counter()
+        scorer.score(inputs)
+        spent.append(1000 * (time.perf_counter() - started))
+    return {"p50": float(np.percentile(spent[10:], 50)), "p99": float(np.percentile(spent[10:], 99))}
+
+
+def slices(ours: NDArray[Any], theirs: NDArray[Any], gains: Floats, test: Examples) -> list[dict[str, Any]]:
+    """NDCG@10 of ranker and retrieval order for kinds of users, regions, and items of the tail alone."""
+    everywhere = test.strings["region"]
+    known, counts = np.unique(everywhere[everywhere != ""].astype(str), return_counts=True)
+    regions = known[np.argsort(-counts, kind="stable")][:REGIONS]
+    new = test.feature("user_is_new") > 0
+    masks = {
+        "all": np.ones(len(test), bool),
+        "users with a history": ~new,
+        "new users": new,
+        "tail items only": test.feature("item_popularity_rank") < TAIL_RANK,
+        **({f"region {name}": everywhere == name for name in regions} if len(regions) > 1 else {}),
+    }
+    found = []
+    for name, mask in masks.items():
+        request = np.unique(test.request[mask], return_inverse=True)[1].astype(np.int64)
+        values = [ranking_metrics.ndcg(s[mask].astype(np.float64), gains[mask], request, 10)[0] for s in (ours, theirs)]
+        if len(values[0]):
+            row = {"ranker": float(values[0].mean()), "retrieval": float(values[1].mean())}
+            found.append({"slice": name, "requests": len(values[0]), **row})
+    return found
+
+
+def importance(scorer: ranker.Scorer, blend: Mapping[str, float], test: Examples, seed: int) -> dict[str, float]:
+    """What NDCG@10 loses when one feature is shuffled between the rows of a sample of requests (Breiman, 2001)."""
+    bounds = np.searchsorted(test.request, np.arange(len(test.time) + 1))
+    few = test.split_at(max(1, int(np.searchsorted(bounds, IMPORTANCE_ROWS))))[0]
+    gains, rng = few.gains(blend), np.random.default_rng([seed, 3])
+    score = _quality(scorer, blend, few, gains)
+    whole = score(few.numeric)
+    drops = {}
+    for column, name in enumerate(transforms.RANKING_FEATURES):
+        shuffled = few.numeric.copy()
+        shuffled[:, column] = rng.permutation(shuffled[:, column])
+        drops[name] = whole - score(shuffled)
+    return drops
+
+
+def _quality(
+    scorer: ranker.Scorer, blend: Mapping[str, float], few: Examples, gains: Floats
+) -> Callable[[NDArray[np.float32]], float]:
+    def measure(numeric: NDArray[np.float32]) -> float:
+        scores = ranker.blend(scorer.score({**few.inputs(), "numeric": numeric}), blend).astype(np.float64)
+        return ranking_metrics.mean_and_error(ranking_metrics.ndcg(scores, gains, few.request, 10)[0])[0]
+
+    return measure
+
+
+def _draw(
+    folder: Path,
+    judged: Mapping[str, Sorted],
+    curves: Mapping[str, ranking_metrics.Reliability],
+    drops: Mapping[str, float],
+    sliced: list[dict[str, Any]],
+) -> None:
+    bars = {name: ranking_metrics.mean_and_error(found.at_10) for name, found in judged.items()}
+    ranking_plots.quality(folder / "quality.png", bars, len(judged["ranker"].at_10))
+    ranking_plots.calibration(folder / "calibration.png", curves)
+    ranking_plots.importance(folder / "importance.png", drops)
+    ranking_plots.slices(folder / "slices.png", sliced)

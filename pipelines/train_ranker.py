@@ -1,0 +1,276 @@
+"""Train the multi-task ranker on requests that the towers never saw.
+
+The holdout of `pipelines.split` is cut by time: the first 70 % are for training, whose newest part stops training
+early and calibrates the heads; the rest is written to the run's folder for `evaluate_ranker`, untouched.
+"""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pydantic import Field
+
+from feature_repo import store, transforms
+from models import artifact, ranker, two_tower
+from pipelines import datasets, ranking_examples, ranking_metrics, ranking_requests, split, stage, tracking
+from pipelines.ranking_examples import Examples
+from pipelines.ranking_requests import Judged
+from recsys.errors import BadData
+from recsys.settings import Settings
+
+log = logging.getLogger(__name__)
+TRAIN_SHARE = 0.7  # of the holdout's time
+FEWEST_REQUESTS = 20
+
+
+class Params(stage.Params):
+    """What a person may change."""
+
+    max_requests: int = Field(4000, ge=50, description="requests to learn from; beyond it a random sample by time")
+    max_test_requests: int = Field(1500, ge=20, description="requests to judge on; the same for the last 30 %")
+    max_test_lists: int = Field(400, ge=20, description="the same where a request has all candidates as rows")
+    negatives: int = Field(50, ge=5, description="candidates not chosen that are kept per training request")
+    epochs: int = Field(20, ge=1, description="most passes; training stops early")
+    patience: int = Field(3, ge=1, description="passes without gain before it stops")
+    batch: int = Field(32, ge=1, description="requests per step")
+    learning_rate: float = Field(2e-3, gt=0, description="peak, falling to a twentieth along a cosine")
+    weight_decay: float = Field(1e-4, ge=0, description="of AdamW")
+
+
+def main(params: Params, settings: Settings) -> stage.Result:
+    retrieval = _towers(params, settings)
+    train, test, facts = _examples(params, settings, retrieval)
+    folder = datasets.run_folder(settings, params.run) / "train_ranker"
+    for name, part in (("train", train), ("test", test)):
+        ranking_examples.save(part, folder / "examples" / name)
+    with tracking.stage_run(settings, params.run, "train_ranker", params.model_dump() | facts) as run:
+        older, tail = train.tail()
+        model, history = fit(older, tail, params, settings.seed)
+        for epoch, figures in enumerate(history):
+            run.metrics_at(epoch, figures)
+        calibration = _calibration(model, tail)
+        made = _write(model, calibration, params, settings, retrieval, facts)
+        metrics = _measured(ranker.Scorer.load(made.path / "model"), tail)
+        (folder / "history.json").write_text(json.dumps(history))
+        run.metrics(metrics)
+    root = Path(settings.storage.root).resolve()
+    where = {"kind": "ranker", "version": made.manifest.version, "path": str(made.path.relative_to(root))}
+    return {"artifact": where, "examples": str((folder / "examples").relative_to(root)), "metrics": metrics, **facts}
+
+
+def _towers(params: Params, settings: Settings) -> artifact.Artifact:
+    found = stage.result_of(settings, params.run, "train_retrieval")["artifact"]
+    return artifact.load(Path(settings.storage.root).resolve() / found["path"], kind="retrieval")
+
+
+def _examples(
+    params: Params, settings: Settings, retrieval: artifact.Artifact
+) -> tuple[Examples, Examples, dict[str, Any]]:
+    """Training and test examples, and facts about them."""
+    lake = datasets.lake(settings)
+    holdout = split.holdout(lake, params.day)
+    judged = ranking_requests.read(lake, holdout.cutoff, holdout.end)
+    border = holdout.cutoff.timestamp() + TRAIN_SHARE * (holdout.end - holdout.cutoff).total_seconds()
+    learn, judge = sample(judged, border, params, settings.seed)
+    repeats = bool(stage.result_of(settings, params.run, "features")["allow_repeats"])
+    towers = two_tower.Towers.load(retrieval.path)
+    shelf = ranking_examples.Shelf(lake, params.day, towers)
+    features = store.connect(settings)
+    length = int(retrieval.manifest.meta["history_length"])
+    made = []
+    for part, negatives in ((learn, params.negatives), (judge, 0)):
+        started = time.monotonic()
+        users = ranking_examples.users_at(features, part.requests)
+        seen = None if repeats else _seen(lake, params, part)
+        plan = ranking_examples.Plan(settings.api.candidates, negatives, repeats, settings.seed)
+        made.append(ranking_examples.build(part, users, shelf, towers, length, plan, seen))
+        spent = time.monotonic() - started
+        log.info("%d requests, %d rows of examples in %.1f s", len(part.requests), len(made[-1]), spent)
+    train, test = made
+    facts = {
+        "shown": judged.shown,
+        "requests_found": len(judged.requests),
+        "train_requests": len(train.time),
+        "train_rows": len(train),
+        "test_requests": len(test.time),
+        "test_rows": len(test),
+        "border": datetime.fromtimestamp(border, UTC).isoformat(),
+        "train_positives": dict(zip(ranker.HEADS, train.labels.sum(0).astype(int).tolist(), strict=True)),
+    }
+    return train, test, facts
+
+
+def sample(judged: Judged, border: float, params: Params, seed: int) -> tuple[Judged, Judged]:
+    """Requests before and from a moment, each at most as many as asked for, drawn evenly over time.
+
+    Raises:
+        BadData: too few to learn from or to judge on.
+    """
+    when = judged.requests["time"].to_numpy()
+    before, after = np.flatnonzero(when < border), np.flatnonzero(when >= border)
+    fewest = min(len(before), len(after))
+    if fewest < FEWEST_REQUESTS:
+        raise BadData(
+            f"the holdout has {len(before)} requests to train the ranker and {len(after)} to judge it, "
+            f"{FEWEST_REQUESTS} of each are needed; give it more days of events"
+        )
+    rng = np.random.default_rng([seed, 1])
+    limits = params.max_requests, params.max_test_requests if judged.shown else params.max_test_lists
+    kept = [
+        np.sort(rng.choice(part, min(limit, len(part)), replace=False))
+        for part, limit in zip((before, after), limits, strict=True)
+    ]
+    return judged.take(kept[0]), judged.take(kept[1])
+
+
+def _seen(lake: datasets.Lake, params: Params, part: Judged) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
+    """What each user had before, with times; for data where nobody wants the same twice."""
+    table = lake.read(datasets.SEQUENCES, params.day, ["visitor_id", "items", "times"])
+    users = pc.is_in(
+        table.column("visitor_id"), value_set=pa.array(sorted(set(part.requests["user_id"]) - {""}), pa.string())
+    )
+    rows = table.filter(users).to_pydict()
+    return {
+        visitor: (np.array(items, dtype=object), np.array(times, np.float64))
+        for visitor, items, times in zip(rows["visitor_id"], rows["items"], rows["times"], strict=True)
+    }
+
+
+def fit(train: Examples, tail: Examples, params: Params, seed: int) -> tuple[ranker.Ranker, list[dict[str, float]]]:
+    """Train until the loss on the tail stops falling; returns the best model and the curve, one point per epoch."""
+    import tensorflow as tf
+    import tf_keras as keras
+
+    keras.utils.set_random_seed(seed % 2**31)
+    shape = ranker.Shape()
+    words = ranker.Words(ranker.vocabulary(train.strings))
+    scaling = ranker.Scaling.learn(train.numeric, shape.pieces)
+    model = ranker.Ranker(shape, scaling, words, _positions(train))
+    steps = math.ceil(len(train.time) / params.batch)
+    rate = keras.optimizers.schedules.CosineDecay(params.learning_rate, steps * params.epochs, alpha=0.05)
+    model.compile(
+        optimizer=keras.optimizers.AdamW(rate, weight_decay=params.weight_decay, global_clipnorm=1.0, jit_compile=False)
+    )
+    streams = [
+        tf.data.Dataset.from_generator(_stream(part, words, params.batch, rng), output_signature=_signature())
+        for part, rng in ((train, np.random.default_rng([seed, 2])), (tail, None))
+    ]
+    model.fit(
+        streams[0].prefetch(4),
+        validation_data=streams[1].prefetch(4),
+        epochs=params.epochs,
+        verbose=0,
+        callbacks=[
+            keras.callbacks.EarlyStopping("val_total_loss", patience=params.patience, restore_best_weights=True),
+            keras.callbacks.LambdaCallback(on_epoch_end=_progress(params.epochs)),
+        ],
+    )
+    curve = model.history.history
+    points = zip(curve["total_loss"], curve["val_total_loss"], strict=True)
+    return model, [{"loss": float(a), "tail_loss": float(b)} for a, b in points]
+
+
+def _progress(epochs: int) -> Any:
+    def tell(epoch: int, logs: Mapping[str, float]) -> None:
+        log.info(
+            "epoch %d of %d: loss %.4f, on the tail %.4f",
+            epoch + 1,
+            epochs,
+            logs["total_loss"],
+            logs["val_total_loss"],
+        )
+
+    return tell
+
+
+def _positions(train: Examples) -> NDArray[np.float32]:
+    """[POSITIONS] share of the impressions at each slot; all 0 where nothing was shown in a list."""
+    shown = np.minimum(train.position[train.position >= 0], ranker.POSITIONS - 1)
+    counts = np.bincount(shown, minlength=ranker.POSITIONS)
+    return np.asarray(counts / max(counts.sum(), 1), np.float32)
+
+
+def codes(examples: Examples, words: ranker.Words) -> NDArray[np.int32]:
+    """[n, 5] the strings of examples as the model's tables know them."""
+    import tensorflow as tf
+
+    found: NDArray[np.int32] = words({name: tf.constant(values) for name, values in examples.strings.items()}).numpy()
+    return found
+
+
+def _stream(examples: Examples, words: ranker.Words, size: int, rng: np.random.Generator | None) -> Any:
+    coded = codes(examples, words)
+    return lambda: ranking_examples.batches(examples, coded, size, rng)
+
+
+def _signature() -> dict[str, Any]:
+    import tensorflow as tf
+
+    return {
+        "numeric": tf.TensorSpec([None, len(transforms.RANKING_FEATURES)], tf.float32),
+        "words": tf.TensorSpec([None, len(ranker.STRINGS) + 1], tf.int32),
+        "group": tf.TensorSpec([None], tf.int64),
+        "position": tf.TensorSpec([None], tf.int32),
+        "labels": tf.TensorSpec([None, len(ranker.HEADS)], tf.float32),
+        "log_rate": tf.TensorSpec([None], tf.float32),
+    }
+
+
+def logits_of(model: ranker.Ranker, examples: Examples) -> NDArray[np.float64]:
+    """[n, heads] conditional logits without position."""
+    coded = codes(examples, model.words)
+    parts = [
+        model({"numeric": examples.numeric[rows], "words": coded[rows]}).numpy()
+        for rows in (slice(start, start + 8192) for start in range(0, len(examples), 8192))
+    ]
+    return np.concatenate(parts).astype(np.float64)
+
+
+def _calibration(model: ranker.Ranker, tail: Examples) -> NDArray[np.float64]:
+    found = ranker.calibrate(logits_of(model, tail), tail.labels.astype(np.float64), tail.log_rate.astype(np.float64))
+    log.info("calibration, slope and shift: %s", dict(zip(ranker.HEADS, found.round(3).tolist(), strict=True)))
+    return found
+
+
+def _write(
+    model: ranker.Ranker,
+    calibration: NDArray[np.float64],
+    params: Params,
+    settings: Settings,
+    retrieval: artifact.Artifact,
+    facts: Mapping[str, Any],
+) -> artifact.Artifact:
+    as_of = datasets.end_of(params.day).isoformat()
+    parents = {"retrieval": retrieval.manifest.version}
+    folder = datasets.models_folder(settings)
+    with artifact.draft(folder, kind="ranker", run=params.run, as_of=as_of, parents=parents) as draft:
+        ranker.Served(model, calibration).save(draft.path / "model", len(transforms.RANKING_FEATURES))
+        draft.meta |= {
+            "features": list(transforms.RANKING_FEATURES),
+            "heads": list(ranker.HEADS),
+            "blend": dict(ranker.BLEND),
+            "calibration": dict(zip(ranker.HEADS, calibration.tolist(), strict=True)),
+            **facts,
+        }
+    return draft.finished
+
+
+def _measured(scorer: ranker.Scorer, tail: Examples) -> dict[str, float]:
+    """Figures on the tail, for the curve of runs in MLflow; the gate has its own rows."""
+    found = scorer.score(tail.inputs())
+    score = ranker.blend(found, ranker.BLEND).astype(np.float64)
+    figures = {"tail_ndcg_10": float(ranking_metrics.ndcg(score, tail.gains(ranker.BLEND), tail.request, 10)[0].mean())}
+    for head, name in enumerate(ranker.HEADS):
+        area = ranking_metrics.auc(found[name].astype(np.float64), tail.labels[:, head].astype(np.float64))
+        if area is not None:
+            figures[f"tail_auc_{name}"] = area
+    return figures
