@@ -71,9 +71,10 @@ class Caller:
         self._idle.append((reader, writer))
         return int(head.split(" ", 2)[1]), body
 
-    def close(self) -> None:
+    async def close(self) -> None:
         for _, writer in self._idle:
             writer.close()
+            await writer.wait_closed()
 
 
 def visitors(settings: Settings) -> list[str]:
@@ -169,7 +170,7 @@ async def run(settings: Settings, rate: float, seconds: float, search_seconds: f
         highest, best = await highest_rate(caller, requests, search_seconds)
         facts = {"p99_ms": round(best.percentile(99), 2), "p99_limit_ms": P99_LIMIT_MS, "rungs": dict(best.rungs)}
         report("api.highest_rate", highest, "requests/s", GOAL_RATE, **facts)
-    caller.close()
+    await caller.close()
 
 
 def main() -> None:

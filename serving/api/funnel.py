@@ -9,12 +9,10 @@ new visitor's home page is what is popular where they are: that is the rung `tre
 """
 
 import asyncio
-import logging
-import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,20 +20,14 @@ from feature_repo import online
 from feature_repo.events import top_category
 from models import rerank
 from models.rerank import NO_RULES, Rules
-from recsys import inference
-from recsys.errors import Retryable
-from recsys.inference import RankingRequest, RetrievalRequest, RetrievalResponse
+from recsys.inference import RankingRequest, RetrievalRequest
 from recsys.settings import Settings
 from serving.api import reasons, sources, trending
-from serving.api.breaker import Breaker
+from serving.api.calls import Calls
 from serving.api.contract import Ask, Rung, Surface
 from serving.api.live import LiveRelease
-from serving.api.metrics import Metrics
 from serving.api.sources import Candidates, Pool
-from serving.api.trace import Fall, Trace
-
-log = logging.getLogger(__name__)
-T = TypeVar("T")
+from serving.api.trace import Trace
 
 RULES: Mapping[Surface, Rules] = {
     Surface.HOME: Rules(),
@@ -44,7 +36,6 @@ RULES: Mapping[Surface, Rules] = {
     Surface.SIMILAR: NO_RULES,
     Surface.CATEGORY: NO_RULES,
 }
-STAGES = ("retrieval", "ranking", "online")
 
 
 class Shown(NamedTuple):
@@ -87,14 +78,11 @@ class Proposal:
 
 
 class Funnel:
-    """Answers requests from the parts of the platform; holds their breakers and the lists in memory."""
+    """Answers requests from the parts of the platform; holds the trending lists in memory."""
 
-    def __init__(
-        self, settings: Settings, client: inference.Client, store: online.AsyncClient, metrics: Metrics
-    ) -> None:
-        self._settings, self._client, self._store, self._metrics = settings, client, store, metrics
+    def __init__(self, settings: Settings, calls: Calls) -> None:
+        self._settings, self._calls = settings, calls
         self._trending = trending.Trending(settings.api.list_seconds)
-        self._breakers = {stage: Breaker() for stage in STAGES}
 
     async def slate(self, ask: Ask, last_item: str, live: LiveRelease, trace: Trace) -> Slate:
         """All items for a request, in order; fewer than asked for only where the catalogue has no more."""
@@ -120,7 +108,7 @@ class Funnel:
             ask.user_id, ask.session_id, "", last_item, ask.region, self._settings.api.candidates
         )
         found, snapshot = await asyncio.gather(
-            self._retrieve(request, live, trace), self._visitor(ask.user_id, live, trace)
+            self._calls.retrieve(request, live, trace), self._calls.visitor(ask.user_id, live, trace)
         )
         region = ask.region or (found.profile.region if found else "")
         age_group = found.profile.age_group if found else ""
@@ -144,7 +132,7 @@ class Funnel:
         kinds: dict[str, sources.Source] = {"bought": "bought_with", "viewed": "viewed_with"}
         keys = {online.covisit_key(kind, ask.item_id): source for kind, source in kinds.items()}
         found, snapshot = await asyncio.gather(
-            self._retrieve(request, live, trace), self._read(list(keys), "", live, trace)
+            self._calls.retrieve(request, live, trace), self._calls.read(list(keys), "", live, trace)
         )
         region = ask.region or (found.profile.region if found else "")
         category = live.category(live.catalogue.row_of[ask.item_id])
@@ -163,11 +151,16 @@ class Funnel:
         return Proposal(Rung.STATIC if static else Rung.TRENDING, below, region, without=without)
 
     async def _listed(self, ask: Ask, live: LiveRelease, trace: Trace) -> Proposal:
-        snapshot = await self._visitor(ask.user_id, live, trace)
+        snapshot = await self._calls.visitor(ask.user_id, live, trace)
         keys = trending.of_category(ask.category) if ask.category else trending.of_visitor(ask.region, "")
         lists, static = await self._lists(keys, live, trace)
         parts = [*lists, self._catalogue(live, ask.category)]
         return Proposal(Rung.STATIC if static else Rung.TRENDING, parts, ask.region, snapshot.watched)
+
+    async def _lists(
+        self, keys: Sequence[trending.Key], live: LiveRelease, trace: Trace
+    ) -> tuple[list[Candidates], bool]:
+        return await self._trending.lists(keys, live, lambda names: self._calls.read(names, "", live, trace))
 
     async def _favourite(self, watched: frozenset[str], live: LiveRelease, trace: Trace) -> list[Candidates]:
         """The list of the general category that somebody was busy with most."""
@@ -212,20 +205,8 @@ class Funnel:
             proposal.region,
             ask.surface,
         )
-        if count == 0:
-            return None
-        address = self._settings.predictor_address("ranking", live.release.colour)
-        deadline = self._settings.api.ranking_deadline_ms / 1000
-        answer = await self._attempt(
-            "ranking",
-            lambda: self._client.rank(address, request, release=live.release_id, deadline=deadline),
-            deadline,
-            trace,
-        )
-        if answer is None:
-            return None
-        trace.within("ranking", answer.timings)
-        return pool.scored(answer.scores)
+        answer = await self._calls.rank(request, live, trace) if count else None
+        return None if answer is None else pool.scored(answer.scores)
 
     def _arranged(self, pool: Pool, ask: Ask, live: LiveRelease, trace: Trace) -> list[Shown]:
         made = rerank.arranged(
@@ -233,7 +214,7 @@ class Funnel:
             live.tops[pool.rows],
             length=self._settings.api.slate,
             page=ask.count,
-            rules=RULES[ask.surface] if not ask.category else NO_RULES,
+            rules=NO_RULES if ask.category else RULES[ask.surface],
         )
         trace.facts["relaxed"] = dict(made.relaxed)
         chosen = pool.take(made.order)
@@ -248,73 +229,3 @@ class Funnel:
             )
             for item_id, score, part, place, row in zip(*columns, strict=True)
         ]
-
-    # Calls to other processes.
-
-    async def _retrieve(self, request: RetrievalRequest, live: LiveRelease, trace: Trace) -> RetrievalResponse | None:
-        address = self._settings.predictor_address("retrieval", live.release.colour)
-        deadline = self._settings.api.retrieval_deadline_ms / 1000
-        found = await self._attempt(
-            "retrieval",
-            lambda: self._client.retrieve(address, request, release=live.release_id, deadline=deadline),
-            deadline,
-            trace,
-        )
-        if found is not None:
-            trace.within("retrieval", found.timings)
-            if found.profile.degraded:
-                self._fell(trace, "features", "down")
-        return found
-
-    async def _visitor(self, user_id: str, live: LiveRelease, trace: Trace) -> online.Snapshot:
-        """What somebody has seen, and their feed; empty, with a note, where the store does not say."""
-        if not user_id:
-            return online.Snapshot()
-        snapshot = await self._read([], user_id, live, trace)
-        if snapshot is None:
-            trace.notes.append("items that the shopper knows already could not be left out")
-        return snapshot or online.Snapshot()
-
-    async def _lists(
-        self, keys: Sequence[trending.Key], live: LiveRelease, trace: Trace
-    ) -> tuple[list[Candidates], bool]:
-        return await self._trending.lists(keys, live, lambda names: self._read(names, "", live, trace))
-
-    async def _read(self, keys: Sequence[str], user_id: str, live: LiveRelease, trace: Trace) -> online.Snapshot | None:
-        return await self._attempt(
-            "online",
-            lambda: online.read_async(self._store, keys, user_id, live.now(time.time())),
-            self._settings.api.online_deadline_ms / 1000,
-            trace,
-        )
-
-    async def _attempt(self, stage: str, call: Callable[[], Awaitable[T]], deadline: float, trace: Trace) -> T | None:
-        """Call another part within its deadline; None, a fall in the trace and a count where it does not serve."""
-        breaker = self._breakers[stage]
-        if not breaker.allows():
-            self._fell(trace, stage, "open")
-            return None
-        try:
-            with trace.timed(stage):
-                async with asyncio.timeout(deadline):
-                    found = await call()
-        except (TimeoutError, inference.Timeout):
-            why = "late"
-        except inference.WrongRelease:
-            why = "release"  # the part is well; the release has just changed
-        except Retryable:
-            why = "down"
-        except (inference.Refused, ValueError, KeyError) as error:
-            log.error("%s: %s", stage, error)
-            why = "refused"
-        else:
-            breaker.succeeded()
-            return found
-        if why != "release":
-            breaker.failed()
-        self._fell(trace, stage, why)
-        return None
-
-    def _fell(self, trace: Trace, stage: str, why: str) -> None:
-        trace.falls.append(Fall(stage, why))
-        self._metrics.falls.labels(stage, why).inc()

@@ -7,9 +7,10 @@ from feature_repo import online
 from recsys import bus, inference
 from recsys.settings import Settings
 from serving.api import events
+from serving.api.calls import Calls
 from serving.api.decisions import Decisions
-from serving.api.events import Receiver
 from serving.api.funnel import Funnel
+from serving.api.intake import Receiver
 from serving.api.live import Watcher
 from serving.api.metrics import Metrics
 from serving.api.pages import Pages
@@ -51,7 +52,7 @@ def build(settings: Settings, metrics: Metrics) -> Parts:
         watcher=Watcher(root, metrics.serves),
         client=client,
         store=store,
-        funnel=Funnel(settings, client, store, metrics),
+        funnel=Funnel(settings, Calls(settings, client, store, metrics)),
         pages=Pages(settings, store),
         decisions=Decisions(settings, metrics),
         receiver=Receiver(settings, event_log, store, metrics),

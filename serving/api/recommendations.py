@@ -75,6 +75,11 @@ def _live(parts: Parts) -> LiveRelease:
 
 def _check(ask: Ask, live: LiveRelease) -> None:
     """What the surface needs, and whether it exists."""
+    if ask.item_id and ask.surface is not Surface.SIMILAR:
+        raise Problem(400, "item-unused", f"item_id is for surface=similar; surface={ask.surface} has no use for it")
+    if ask.category and ask.surface not in (Surface.CATEGORY, Surface.TRENDING):
+        detail = f"category is for surface=category and trending; surface={ask.surface} has no use for it"
+        raise Problem(400, "category-unused", detail)
     if ask.surface is Surface.SIMILAR:
         if not ask.item_id:
             raise Problem(400, "item-missing", "surface=similar needs item_id, the item on the page")
@@ -83,7 +88,7 @@ def _check(ask: Ask, live: LiveRelease) -> None:
             raise Problem(404, "unknown-item", detail)
     if ask.surface is Surface.CATEGORY and not ask.category:
         raise Problem(400, "category-missing", "surface=category needs category, a path or a most general category")
-    if ask.category and ask.surface in (Surface.CATEGORY, Surface.TRENDING) and ask.category not in live.known:
+    if ask.category and ask.category not in live.known:
         detail = (
             f"no category {ask.category!r} in release {live.release_id}; it is one of {', '.join(live.examples)}, …"
         )

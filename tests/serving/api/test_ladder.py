@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import redis
 
+from recsys import inference
 from recsys.settings import Settings
 
 pytestmark = pytest.mark.services
@@ -170,6 +172,16 @@ async def test_a_predictor_that_talks_nonsense_is_a_fall_not_an_error(world: Any
     world.retrieval.answer = nonsense
     page = await world.page(user_id="ann")
     assert page["rung"] == "trending"
+
+
+async def test_scores_that_are_no_numbers_are_a_fall_not_an_order(world: Any) -> None:
+    def broken(request: Any) -> Any:
+        scores = np.full(len(request.item_ids), np.nan, np.float32)
+        return inference.RankingResponse(scores, scores, scores, scores)
+
+    world.ranking.answer = broken
+    page = await world.page(user_id="ann", count=2)
+    assert (page["rung"], page["items"][0]["item_id"]) == ("retrieval", "i59")
 
 
 async def test_the_decision_log_holds_the_page_whole(world: Any) -> None:

@@ -156,6 +156,8 @@ async def test_a_release_that_cannot_be_read_changes_nothing(world: Any, shop: A
         ({"surface": "similar", "item_id": "nope"}, 404, "unknown-item", "'nope'"),
         ({"surface": "category"}, 400, "category-missing", "category"),
         ({"surface": "category", "category": "Shoes"}, 404, "unknown-category", "Books, Garden"),
+        ({"item_id": "i5"}, 400, "item-unused", "surface=similar"),
+        ({"surface": "similar", "item_id": "i5", "category": "Toys"}, 400, "category-unused", "no use"),
         ({"cursor": "bogus"}, 400, "bad-cursor", "leave it out"),
     ],
 )

@@ -1,0 +1,149 @@
+"""Bringing events to the disk, once.
+
+The order of writes is what keeps the promise. The log first (flushed), then the answer; the index of known ids in
+Redis (`event:<event_id>` → digest of the body) follows the log. A crash between the two makes a retry an event that
+is logged twice, which every consumer removes by event_id; the other order would make it an event that is lost. While
+Redis is away, this process still knows the ids of its own last events.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import redis
+from pydantic import BaseModel, Field
+
+from feature_repo import online
+from recsys import bus
+from recsys.settings import Settings
+from serving.api.metrics import Metrics
+from serving.api.problems import Problem
+
+T = TypeVar("T")
+RECENT = 100_000  # ids that the process itself remembers, about 20 MB
+RETRY_AFTER = 1
+
+
+class Receipt(BaseModel):
+    """What became of the events."""
+
+    accepted: int = Field(description="new events, on the disk now")
+    duplicates: int = Field(description="events that were here before, with the same body")
+    duplicate_ids: list[str] = Field(description="their ids")
+
+
+@dataclass(frozen=True)
+class Line:
+    """An event as it goes into the log, and the digest by which it is known again."""
+
+    event_id: str
+    digest: bytes
+    data: bytes
+
+
+@dataclass
+class Receiver:
+    """Writes events to the bus and knows them again."""
+
+    settings: Settings
+    log: bus.Log
+    store: online.AsyncClient
+    metrics: Metrics
+    _recent: OrderedDict[str, bytes] = field(default_factory=OrderedDict)
+    _arriving: dict[str, tuple[bytes, asyncio.Future[None]]] = field(default_factory=dict)
+
+    async def take(self, lines: Sequence[Line]) -> Receipt:
+        """Bring events to the disk.
+
+        Raises:
+            Problem: 409 if an id is known with another body, 503 if the disk does not keep up.
+        """
+        known = await self._indexed([line.event_id for line in lines])
+        # From here to the registration nothing is awaited, so two requests with one id cannot both find it new.
+        fresh: dict[str, Line] = {}
+        waiting: list[asyncio.Future[None]] = []
+        for line in lines:
+            held = self._held(line.event_id, fresh, known, waiting)
+            if held is None:
+                fresh[line.event_id] = line
+            elif held != line.digest:
+                self.metrics.events.labels("conflict").inc()
+                detail = f"event_id {line.event_id!r} is known with another body; an event never changes, use a new id"
+                raise Problem(409, "event-conflict", detail, event_id=line.event_id)
+        if fresh:
+            await self._append(list(fresh.values()))
+        await self._settled(waiting)
+        again = sorted({line.event_id for line in lines} - set(fresh))
+        duplicates = len(lines) - len(fresh)
+        self.metrics.events.labels("accepted").inc(len(fresh))
+        self.metrics.events.labels("duplicate").inc(duplicates)
+        return Receipt(accepted=len(fresh), duplicates=duplicates, duplicate_ids=again)
+
+    def _held(
+        self,
+        event_id: str,
+        fresh: Mapping[str, Line],
+        known: Mapping[str, bytes],
+        waiting: list[asyncio.Future[None]],
+    ) -> bytes | None:
+        """Digest under which an id is held: in this batch, on its way, here lately, or in the index."""
+        if event_id in fresh:
+            return fresh[event_id].digest
+        if event_id in self._arriving:
+            digest, done = self._arriving[event_id]
+            waiting.append(done)  # a duplicate is not acknowledged before its original is on the disk
+            return digest
+        return self._recent.get(event_id) or known.get(event_id)
+
+    async def _append(self, lines: Sequence[Line]) -> None:
+        try:
+            done = asyncio.wrap_future(self.log.append([line.data for line in lines]))
+        except bus.Full as error:
+            raise self._overloaded(error) from error
+        for line in lines:
+            self._arriving[line.event_id] = (line.digest, done)
+        try:
+            await asyncio.shield(done)
+        except bus.Unwritable as error:
+            raise self._overloaded(error) from error
+        finally:
+            for line in lines:
+                del self._arriving[line.event_id]
+        for line in lines:
+            self._recent[line.event_id] = line.digest
+        while len(self._recent) > RECENT:
+            self._recent.popitem(last=False)
+        await self._index(lines)
+
+    async def _settled(self, waiting: Sequence[asyncio.Future[None]]) -> None:
+        try:
+            await asyncio.gather(*map(asyncio.shield, waiting))
+        except bus.Unwritable as error:
+            raise self._overloaded(error) from error
+
+    def _overloaded(self, error: bus.Full | bus.Unwritable) -> Problem:
+        self.metrics.events.labels("refused").inc()
+        return Problem(503, "events-not-taken", f"no event was taken: {error}", retry_after=RETRY_AFTER)
+
+    async def _indexed(self, ids: Sequence[str]) -> dict[str, bytes]:
+        found = await self._ask(lambda: self.store.mget([f"event:{event_id}" for event_id in ids]))
+        return {} if found is None else {key: value for key, value in zip(ids, found, strict=True) if value}
+
+    async def _index(self, lines: Sequence[Line]) -> None:
+        async def write() -> None:
+            async with self.store.pipeline(transaction=False) as pipe:
+                for line in lines:
+                    pipe.set(f"event:{line.event_id}", line.digest, ex=self.settings.api.duplicate_seconds, nx=True)
+                await pipe.execute()
+
+        await self._ask(write)
+
+    async def _ask(self, call: Callable[[], Awaitable[T]]) -> T | None:
+        try:
+            async with asyncio.timeout(self.settings.api.online_deadline_ms / 1000):
+                return await call()
+        except (redis.RedisError, OSError, TimeoutError):
+            self.metrics.falls.labels("event_index", "down").inc()
+            return None

@@ -1,0 +1,104 @@
+"""A reason says what is true, and nothing where nothing is known."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models.release import Releases
+from recsys.inference import Profile, RetrievalResponse, strings
+from recsys.settings import Settings
+from serving.api import live, reasons, sources
+
+
+@pytest.fixture
+def release(settings: Settings, shop: Any) -> live.LiveRelease:
+    return live.load(Releases(Path(settings.storage.root)), shop.publish(settings))
+
+
+def personal(evidence: str, event: str) -> sources.Candidates:
+    """i8, a Toy, because of the evidence."""
+    found = RetrievalResponse(
+        strings(["i8"]), np.ones(1, np.float32), strings([evidence]), strings([event]), Profile(True, 1, "", "")
+    )
+    return sources.personal(found)
+
+
+@pytest.mark.parametrize(
+    ("evidence", "event", "reason"),
+    [
+        ("i4", "purchase", "Similar to Thing 4, which you bought"),
+        ("i4", "add_to_cart", "Similar to Thing 4, which you put in your cart"),
+        ("i4", "view", "Similar to Thing 4, which you viewed"),
+        ("i4", "skip", "Picked for you"),  # a skip is no taste
+        ("i5", "purchase", "Picked for you"),  # of another general category
+        ("i8", "purchase", "You bought this before"),
+        ("gone", "purchase", "Picked for you"),  # not in this catalogue: it has no title to name
+        ("", "", "Picked for you"),
+    ],
+)
+def test_a_personal_reason_needs_its_evidence(
+    release: live.LiveRelease, evidence: str, event: str, reason: str
+) -> None:
+    assert reasons.of(personal(evidence, event), 0, release.catalogue.row_of["i8"], release) == reason
+
+
+@pytest.mark.parametrize(
+    ("scope", "key", "reason"),
+    [
+        ("global", "", "Popular right now"),
+        ("region", "Germany", "Popular in Germany"),
+        ("age_region", "25-34|Germany", "Popular with ages 25-34 in Germany"),
+        ("category", "Toys > big", "Trending in big"),
+        ("top_category", "Toys", "Trending in Toys"),
+        ("new", "", "New in the catalogue"),
+    ],
+)
+def test_a_list_is_called_by_its_name(release: live.LiveRelease, scope: str, key: str, reason: str) -> None:
+    listed = sources.listed("popular", [("i8", 1.0)], scope, key)
+    assert reasons.of(listed, 0, 8, release) == reason
+
+
+def test_a_long_title_is_cut(settings: Settings, release: live.LiveRelease) -> None:
+    release.titles[4] = "word " * 30
+    reason = reasons.of(personal("i4", "purchase"), 0, 8, release)
+    assert len(reason) < 100
+    assert "…, which you bought" in reason
+
+
+def test_a_merged_pool_keeps_the_first_source_of_an_item_and_drops_the_unknown(release: live.LiveRelease) -> None:
+    parts = [
+        sources.listed("popular", [("i3", 0.9), ("gone", 0.8)], "region", "Germany"),
+        sources.listed("popular", [("i5", 0.7), ("i3", 0.6)], "global"),
+    ]
+    pool = sources.merged(parts, release)
+    assert pool.rows.tolist() == [3, 5]
+    assert (pool.part.tolist(), pool.place.tolist()) == ([0, 1], [0, 0])
+    again = pool.scored(np.array([0.1], np.float32))
+    assert again.rows.tolist() == [3, 5]
+    np.testing.assert_allclose(again.scores, [0.1, 0.7], rtol=1e-6)
+
+
+def test_an_empty_pool_is_empty(release: live.LiveRelease) -> None:
+    assert len(sources.merged([], release)) == 0
+
+
+def test_the_rows_below_a_category_are_its_own_and_those_of_its_children(release: live.LiveRelease) -> None:
+    assert release.below("Toys").tolist()[:4] == [0, 4, 8, 12]
+    assert release.below("Toys > big").tolist()[:3] == [0, 8, 16]
+    assert release.below("Toy").tolist() == []
+    assert {"Toys", "Toys > big"} <= release.known
+
+
+def test_a_record_that_is_no_release_is_an_error_that_the_watcher_survives(settings: Settings, shop: Any) -> None:
+    import asyncio
+
+    shop.publish(settings)
+    watcher = live.Watcher(Path(settings.storage.root))
+    assert asyncio.run(watcher.refresh()) is True
+    Releases(Path(settings.storage.root)).live_file.write_text(json.dumps({"release_id": "x"}))
+    assert asyncio.run(watcher.refresh()) is False
+    assert watcher.current is not None
+    assert watcher.current.release_id == "r1"
