@@ -125,7 +125,8 @@ class MovieLens:
 
     def events(self, since: datetime, until: datetime) -> Iterator[pa.RecordBatch]:
         self.dropped.clear()
-        regions = pa.array([viewer.user_id for viewer in self._viewers]), pa.array(self._regions, pa.string())
+        known = pa.array([viewer.user_id for viewer in self._viewers], pa.string())
+        regions = pa.array([_region(viewer.zip_code) for viewer in self._viewers], pa.string())
         for rows in self._ratings(self.dropped):
             user, item, time = rows.column("user"), rows.column("item"), rows.column("time")
             day = pc.strftime(time, format="%Y%m%d")
@@ -136,7 +137,7 @@ class MovieLens:
                 "item_id": item,
                 "event": pa.array([str(EventType.RATE)] * rows.num_rows),
                 "value": rows.column("stars"),
-                "region": regions[1].take(pc.index_in(user, regions[0])),
+                "region": regions.take(pc.index_in(user, known)),
                 "event_time": time,
             }
             yield source.within(source.conform(EVENTS, columns, rows.num_rows), since, until)
@@ -174,10 +175,6 @@ class MovieLens:
     @cached_property
     def _viewers(self) -> list[Viewer]:
         return _viewers(self.layout)
-
-    @cached_property
-    def _regions(self) -> list[str | None]:
-        return [_region(viewer.zip_code) for viewer in self._viewers]
 
     def _first(self, column: str, until: datetime) -> pa.Table:
         earliest = source.Earliest()

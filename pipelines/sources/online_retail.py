@@ -55,7 +55,8 @@ PRODUCT = r"^(\d{5}[A-Za-z]*|DCGS\w+|SP\d+)$"
 BUCKET_BYTES = 64 << 20  # of input per bucket: about a million lines of parquet would be too many, of csv too few
 REASONS = ("cancellation", "non_product_code", "non_positive_quantity", "non_positive_price", "no_time")
 AMERICAN = "%m/%d/%Y %H:%M"
-Key = tuple[str, str, int]
+Key = tuple[str, str, int]  # customer, code, quantity
+Cancellation = tuple[int, str, Key]  # time, invoice, what it takes back
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ def _clean(path: Path, work: Path, folder: Path, until: datetime) -> tuple[Ledge
     dropped: Counter[str] = Counter()
     count = 1 + path.stat().st_size // BUCKET_BYTES
     cancellations = _spread(path, work, folder, until, int(count), dropped)
-    keys = {key for _, key in cancellations}
+    keys = {key for _, _, key in cancellations}
     raw = [folder / f"raw-{k}.arrow" for k in range(count)]
     buckets = [folder / f"lines-{k}.parquet" for k in range(count)]
     candidates: dict[Key, list[tuple[int, int, int]]] = defaultdict(list)
@@ -202,9 +203,9 @@ def _clean(path: Path, work: Path, folder: Path, until: datetime) -> tuple[Ledge
 
 def _spread(
     path: Path, work: Path, folder: Path, until: datetime, count: int, dropped: Counter[str]
-) -> list[tuple[int, Key]]:
-    """Spread the lines that pass the row rules over buckets; return the cancellations as (time, key)."""
-    cancellations: list[tuple[int, Key]] = []
+) -> set[Cancellation]:
+    """Spread the lines that pass the row rules over buckets; return the cancellations, each once."""
+    cancellations: set[Cancellation] = set()
     schema = None
     with ExitStack() as stack:
         writers: list[Any] = []
@@ -218,7 +219,7 @@ def _spread(
             reason = _reasons(rows)
             for code, name in enumerate(REASONS, start=1):
                 dropped[name] += int((reason == code).sum())
-            cancellations += _cancellations(rows)
+            cancellations.update(_cancellations(rows))
             good = rows.filter(pa.array(reason == 0))
             invoices = pd.util.hash_array(good.column("invoice").to_numpy(zero_copy_only=False)) % count
             for k in range(count):
@@ -245,7 +246,7 @@ def _reasons(rows: pa.RecordBatch) -> NDArray[np.int64]:
     return np.select(broken, list(range(1, len(broken) + 1)), 0)
 
 
-def _cancellations(rows: pa.RecordBatch) -> list[tuple[int, Key]]:
+def _cancellations(rows: pa.RecordBatch) -> Iterator[Cancellation]:
     is_one = pc.and_(
         pc.fill_null(pc.match_substring_regex(rows.column("invoice"), r"^[Cc]"), False),
         pc.and_(pc.is_valid(rows.column("customer")), pc.is_valid(rows.column("time"))),
@@ -258,7 +259,7 @@ def _cancellations(rows: pa.RecordBatch) -> list[tuple[int, Key]]:
         pc.negate(found.column("quantity")).to_pylist(),
         strict=True,
     )
-    return list(zip(times, keys, strict=True))
+    yield from zip(times, found.column("invoice").to_pylist(), keys, strict=True)
 
 
 def _deduplicated(path: Path, dropped: Counter[str]) -> pa.Table:
@@ -293,13 +294,13 @@ def _matching(lines: pa.Table, keys: set[Key]) -> Iterator[tuple[Key, int, int]]
 
 
 def _taken_back(
-    cancellations: list[tuple[int, Key]], candidates: dict[Key, list[tuple[int, int, int]]]
+    cancellations: set[Cancellation], candidates: dict[Key, list[tuple[int, int, int]]]
 ) -> dict[int, list[int]]:
     """Rows to drop, by bucket: each cancellation takes the latest earlier line of its key that is left."""
     taken: dict[int, list[int]] = defaultdict(list)
     for lines in candidates.values():
         lines.sort()
-    for time, key in sorted(cancellations):
+    for time, _, key in sorted(cancellations):
         lines = candidates.get(key, [])
         earlier = [n for n, (bought, _, _) in enumerate(lines) if bought <= time]
         if earlier:
