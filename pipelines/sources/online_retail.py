@@ -18,6 +18,7 @@ Lines are spread over scratch files by invoice, so that a bucket fits into memor
 
 import shutil
 import uuid
+import weakref
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -88,9 +89,7 @@ class OnlineRetail:
         self.dropped: Counter[str] = Counter()
         self._ledgers: dict[datetime, Ledger] = {}
         self._scratch = work / f"ledger-{uuid.uuid4().hex}"
-
-    def __del__(self) -> None:
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
 
     def files(self) -> list[Path]:
         return [self.path]

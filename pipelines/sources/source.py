@@ -76,8 +76,9 @@ def timestamps(values: Any) -> Any:
             if getattr(values.type, "tz", None)
             else pc.assume_timezone(values.cast(pa.timestamp("us")), "UTC")
         )
-    zoned = pc.match_substring_regex(values, r"(Z|[+-]\d{2}:?\d{2})$")
-    return pc.if_else(zoned, values, pc.binary_join_element_wise(values, "Z", "")).cast(TIME)
+    moments = pc.replace_substring_regex(values, r"^(\d{4}-\d{2}-\d{2})$", r"\1T00:00:00")
+    zoned = pc.match_substring_regex(moments, r"(Z|[+-]\d{2}:?\d{2})$")
+    return pc.if_else(zoned, moments, pc.binary_join_element_wise(moments, "Z", "")).cast(TIME)
 
 
 def within(batch: pa.RecordBatch, since: datetime, until: datetime) -> pa.RecordBatch:

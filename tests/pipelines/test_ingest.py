@@ -1,0 +1,129 @@
+"""Ingestion: which days form a batch, what is merged in, and that a re-run replaces only itself."""
+
+import json
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from feature_repo.events import EVENTS
+from pipelines import datasets, ingest, stage
+from pipelines.datasets import RunId
+from recsys import bus
+from recsys.errors import BadData, UsageError
+from recsys.settings import Settings
+
+RUN = RunId("r1")
+LAST = date(2026, 1, 16)
+
+
+def _ingest(settings: Settings, shop: Path, day: date = LAST, **options: object) -> stage.Result:
+    params = ingest.Params.model_validate({"day": day, "run": RUN, "source": f"canonical:{shop}", **options})
+    return ingest.main(params, settings)
+
+
+def _publish(settings: Settings, *days: date) -> None:
+    for day in days:
+        datasets.lake(settings).write(datasets.EVENTS, day, EVENTS.arrow().empty_table())
+
+
+def _staged(settings: Settings, name: str = "events") -> pa.Table:
+    return datasets.lake(settings).read(datasets.STAGED[name], RUN)
+
+
+def test_an_empty_lake_takes_everything_up_to_the_day(settings: Settings, tiny_shop: Path) -> None:
+    result = _ingest(settings, tiny_shop, date(2026, 1, 8))
+    assert result["days"] == ["2026-01-05", "2026-01-06", "2026-01-07", "2026-01-08"]
+    staged = _staged(settings)
+    assert staged.num_rows == result["rows"]["events"] == sum(result["event_types"].values())
+    assert staged.schema.names == EVENTS.names
+    assert staged.column("ingested_at").null_count == 0
+    json.dumps(result)
+
+
+def test_the_next_batch_begins_after_the_last_published_day(settings: Settings, tiny_shop: Path) -> None:
+    _publish(settings, date(2026, 1, 5), date(2026, 1, 6))
+    assert _ingest(settings, tiny_shop, date(2026, 1, 8))["days"] == ["2026-01-07", "2026-01-08"]
+
+
+def test_a_published_day_is_ingested_alone(settings: Settings, tiny_shop: Path) -> None:
+    _publish(settings, date(2026, 1, 5), date(2026, 1, 6), date(2026, 1, 7))
+    assert _ingest(settings, tiny_shop, date(2026, 1, 6))["days"] == ["2026-01-06"]
+
+
+def test_since_says_otherwise(settings: Settings, tiny_shop: Path) -> None:
+    found = _ingest(settings, tiny_shop, date(2026, 1, 8), since=date(2026, 1, 8))
+    assert found["days"] == ["2026-01-08"]
+    with pytest.raises(UsageError, match="--since 2026-01-09 is after --day 2026-01-08"):
+        _ingest(settings, tiny_shop, date(2026, 1, 8), since=date(2026, 1, 9))
+
+
+def test_the_catalogue_is_whole_and_knows_no_future(settings: Settings, tiny_shop: Path) -> None:
+    _publish(settings, date(2026, 1, 6))
+    result = _ingest(settings, tiny_shop, date(2026, 1, 7))
+    items = _staged(settings, "items")
+    assert items.num_rows == result["rows"]["items"] < 200
+    assert max(items.column("created_at").to_pylist()) < datetime(2026, 1, 8, tzinfo=UTC)
+    users = _staged(settings, "users")
+    assert max(users.column("signup_date").to_pylist()) < datetime(2026, 1, 8, tzinfo=UTC)
+
+
+def test_a_rerun_replaces_only_itself(settings: Settings, tiny_shop: Path) -> None:
+    first = _ingest(settings, tiny_shop)
+    other = datasets.lake(settings).write(datasets.STAGED_EVENTS, RunId("r2"), EVENTS.arrow().empty_table())
+    again = _ingest(settings, tiny_shop)
+    assert first == again
+    assert _staged(settings).num_rows == again["rows"]["events"]
+    assert other.exists()
+
+
+def test_events_of_the_api_are_merged_and_refused_lines_kept(settings: Settings, tiny_shop: Path) -> None:
+    row = {"event_id": "api-1", "session_id": "s", "item_id": "i", "event": "view"}
+    lines = [row | {"event_time": f"2026-01-{day:02}T12:00:00Z"} for day in (4, 8, 30)] + [row | {"event": "stare"}]
+    with bus.Log(Path(settings.storage.root), "events") as log:
+        log.append([json.dumps(line).encode() for line in lines]).result(10)
+    _publish(settings, date(2026, 1, 7))
+    result = _ingest(settings, tiny_shop, date(2026, 1, 8))
+    mine = [e for e in _staged(settings).to_pylist() if e["event_id"] == "api-1"]
+    assert [e["event_time"].day for e in mine] == [8]
+    assert mine[0]["ingested_at"] is not None
+    assert result["late_bus_events"] == 1
+    assert result["dropped"] == {"bad_bus_line": 1}
+    aside = datasets.run_folder(settings, RUN) / "ingest" / "refused_bus_lines.jsonl"
+    assert json.loads(json.loads(aside.read_text())["line"])["event"] == "stare"
+
+
+def test_the_bus_alone_needs_a_published_catalogue(settings: Settings, tiny_shop: Path) -> None:
+    with pytest.raises(BadData, match="no items have been published yet"):
+        _ingest(settings, tiny_shop, source="bus")
+    lake = datasets.lake(settings)
+    for name in ("items", "users"):
+        lake.write(datasets.CLEAN[name], LAST, pyarrow.parquet.read_table(tiny_shop / name / "part-0.parquet"))
+    result = _ingest(settings, tiny_shop, source="bus")
+    assert result["rows"] == {"events": 0, "items": 200, "users": 300}
+    assert _staged(settings).schema.names == EVENTS.names
+
+
+def test_files_are_of_bounded_size(settings: Settings, tiny_shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingest, "FILE_ROWS", 3000)
+    rows = _ingest(settings, tiny_shop)["rows"]["events"]
+    parts = sorted(datasets.lake(settings).path(datasets.STAGED_EVENTS, RUN).glob("*.parquet"))
+    sizes = [pyarrow.parquet.read_metadata(part).num_rows for part in parts]
+    assert sum(sizes) == rows
+    assert len(sizes) >= 3
+
+
+def test_the_fingerprint_follows_the_content(tmp_path: Path) -> None:
+    for name, text in (("a", "1"), ("b", "1"), ("c", "2")):
+        (tmp_path / name).write_text(text)
+    assert ingest.fingerprint([tmp_path / "a"]) == ingest.fingerprint([tmp_path / "b"])
+    assert ingest.fingerprint([tmp_path / "a"]) != ingest.fingerprint([tmp_path / "c"])
+
+
+def test_nothing_in_the_batch_says_where_the_data_end(settings: Settings, tiny_shop: Path) -> None:
+    _publish(settings, LAST)
+    with pytest.raises(BadData, match=r"no events from 2026-01-17 to 2026-01-20; its last day is 2026-01-16"):
+        _ingest(settings, tiny_shop, date(2026, 1, 20))
+    assert not datasets.lake(settings).path(datasets.STAGED_EVENTS, RUN).exists()
