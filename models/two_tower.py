@@ -69,6 +69,7 @@ class TwoTower(tfrs.Model):  # type: ignore[misc]
         self._stats, self._ages = tf.constant(corpus.stats), tf.constant(corpus.ages)
         self._share = tf.constant(corpus.share)
         self.recall = keras.metrics.Mean(name="recall_100")
+        self.entropy = keras.metrics.Mean(name="cross_entropy")  # Keras' own `loss` is that of the last batch alone
         self._start(corpus, shape.dim)
 
     def _start(self, corpus: Corpus, dim: int) -> None:
@@ -102,7 +103,9 @@ class TwoTower(tfrs.Model):  # type: ignore[misc]
             self._measure(logits, candidates, targets)
         absent = tf.gather(age, local(candidates)) < 0  # not in the catalogue yet: no evidence against new items
         columns = self._columns(candidates, targets)
-        return softmax_loss(logits, columns, absent, batch["weights"], batch["importance"])
+        loss = softmax_loss(logits, columns, absent, batch["weights"], batch["importance"])
+        self.entropy.update_state(loss, tf.reduce_sum(batch["importance"]))
+        return loss
 
     def representations(self) -> tf.Tensor:
         """[rows, dim] what the user tower reads about every item of a history."""

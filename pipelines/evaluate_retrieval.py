@@ -229,7 +229,9 @@ def draw(report: Report, slices: Mapping[str, Mapping[str, Any]], folder: Path) 
     """Recall against list length for both views, and recall per slice."""
     titles = {"all": "everything may be recommended", "new": "only items new to the user"}
     for view, by in report.figures.items():
-        curves = {n: {k: float(np.nanmean(v)) for k, v in f.recall.items()} for n, f in by.items()}
+        # What a user had before cannot be told from the trend where it is taken out.
+        shown = [n for n in by if view == "all" or not n.startswith("bought before")]
+        curves = {n: {k: recall.mean(v) for k, v in by[n].recall.items()} for n in shown}
         errors = {k: recall.standard_error(v) for k, v in by["two towers"].recall.items()}
         told = int(np.isfinite(by["two towers"].ndcg).sum())
         plots.recall_curves(folder / f"recall_{view}.png", f"Recall, {titles[view]} ({told:,} users)", curves, errors)

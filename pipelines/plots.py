@@ -34,7 +34,7 @@ def loss_curve(path: Path, curve: Sequence[Mapping[str, float]]) -> None:
             "kept", (epochs[best], losses[best]), (0, -16), textcoords="offset points", ha="center", color=BLUE
         )
         right = axes.twinx()
-        recalls = [point["val_recall_100"] for point in curve]
+        recalls = [point["val_recall@100"] for point in curve]
         right.plot(epochs, recalls, color=BASELINES[1], marker="s", linestyle="--", label="recall@100, validation")
         right.set(ylabel="recall@100", ylim=(0, max(recalls) * 1.15 or 1))
         right.spines["top"].set_visible(False)

@@ -55,15 +55,16 @@ class Figures:
     def summary(self, truth: Truth) -> dict[str, float]:
         """Means, with the standard error of the primary figure, coverage and novelty of the first 20."""
         told = np.isfinite(self.ndcg)
-        out = {f"recall@{depth}": _mean(self.recall[depth]) for depth in DEPTHS}
-        out[f"ndcg@{NDCG_AT}"] = _mean(self.ndcg)
+        out = {f"recall@{depth}": mean(self.recall[depth]) for depth in DEPTHS}
+        out[f"ndcg@{NDCG_AT}"] = mean(self.ndcg)
         out["recall@100_se"] = standard_error(self.recall[100])
         out["coverage@20"] = len(np.unique(self.top[told])) / max(len(truth.share), 1)
         out["novelty@20"] = float(-np.log2(np.maximum(truth.share[self.top[told]], 1e-9)).mean()) if told.any() else 0.0
         return out
 
 
-def _mean(values: Floats) -> float:
+def mean(values: Floats) -> float:
+    """Over the visitors that have a value; 0 where none has."""
     return float(np.nanmean(values)) if np.isfinite(values).any() else 0.0
 
 

@@ -28,7 +28,7 @@ from recsys.errors import BadData
 from recsys.settings import Settings
 
 FULL_SOFTMAX = 20_000  # items up to which every item competes in every step
-SHOWN = ("loss", "val_loss", "val_recall_100")
+SHOWN = {"cross_entropy": "loss", "val_cross_entropy": "val_loss", "val_recall_100": "val_recall@100"}
 Report = Callable[[int, Mapping[str, float]], None]
 log = logging.getLogger(__name__)
 
@@ -185,7 +185,7 @@ def fit(
     curve: list[dict[str, float]] = []
 
     def after(epoch: int, logs: dict[str, float]) -> None:
-        kept = {name: float(value) for name, value in logs.items() if name in SHOWN}
+        kept = {SHOWN[name]: float(value) for name, value in logs.items() if name in SHOWN}
         kept["scale"] = float(np.exp(model.log_scale.numpy()))
         curve.append({"epoch": epoch + 1, **kept})
         log.info("epoch %d of %d: %s", epoch + 1, recipe.epochs, " ".join(f"{k} {v:.4f}" for k, v in kept.items()))
@@ -193,7 +193,11 @@ def fit(
 
     calls = [keras.callbacks.LambdaCallback(on_epoch_end=after)]
     if watched is not None:
-        calls.append(keras.callbacks.EarlyStopping("val_loss", patience=params.patience, restore_best_weights=True))
+        calls.append(
+            keras.callbacks.EarlyStopping(
+                "val_cross_entropy", mode="min", patience=params.patience, restore_best_weights=True
+            )
+        )
     model.fit(data, epochs=recipe.epochs, validation_data=watched, callbacks=calls, verbose=0)
     return curve
 

@@ -1,0 +1,77 @@
+"""Cuts through histories: what came before, what came next, and never the other way round."""
+
+from pathlib import Path
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines import examples
+
+LAYOUT = examples.Layout(history=6, targets=4, preferences=8)
+DAY = 86_400.0
+
+
+def sequences(lists: list[list[float]]) -> examples.Sequences:
+    """One visitor per list of times; item k + 2 is the k-th event of all."""
+    offsets = np.concatenate([[0], np.cumsum([len(times) for times in lists])])
+    n, visitors = int(offsets[-1]), len(lists)
+    return examples.Sequences(
+        offsets=offsets,
+        items=np.arange(n) + 2,
+        events=np.full(n, 3),
+        times=np.array([time for times in lists for time in times]),
+        signal=np.full(n, 4.0),
+        region=np.zeros(visitors, np.int64),
+        age_group=np.zeros(visitors, np.int64),
+        preferences=np.zeros((visitors, 8), np.int64),
+        validates=np.arange(visitors) % 2 == 1,
+    )
+
+
+def plan(**changes: object) -> examples.Plan:
+    facts = {
+        "layout": LAYOUT,
+        "moments": np.array([0.0, 5 * DAY]),
+        "validate_from": 6 * DAY,
+        "chunk": 4,
+        "horizon": 1.0,
+    }
+    return examples.Plan(**(facts | changes))  # type: ignore[arg-type]
+
+
+def test_a_visit_starts_an_example_with_everything_before_it() -> None:
+    two_visits = sequences([[DAY, DAY + 60, 8 * DAY]])
+    fields = examples.records(two_visits, plan(), np.random.default_rng(0))
+    last = fields["items"][-1]
+    assert last.tolist() == [3, 2, 0, 0, 0, 0], "newest first"
+    assert fields["targets"][-1].tolist() == [4, 0, 0, 0]
+    assert fields["moment"][-1] == 1, "statistics known before the cut"
+    np.testing.assert_allclose(fields["ages"][-1][:2], [7 - 60 / DAY, 7])
+
+
+def test_targets_count_less_the_longer_they_take() -> None:
+    fields = examples.records(sequences([[DAY, 2 * DAY]]), plan(), np.random.default_rng(0))
+    assert fields["weights"][0].tolist() == [4.0, 2.0, 0.0, 0.0]
+
+
+@given(st.lists(st.lists(st.floats(1, 30 * DAY), min_size=1, max_size=12).map(sorted), min_size=1, max_size=4))
+def test_no_history_reaches_its_targets(lists: list[list[float]]) -> None:
+    fields = examples.records(sequences(lists), plan(), np.random.default_rng(1))
+    for past, future in zip(fields["items"], fields["targets"], strict=True):
+        assert past.max(initial=0) < future[0]
+    assert (fields["ages"] >= 0).all()
+    assert (fields["weights"][:, 0] > 0).all()
+
+
+def test_records_come_back_as_written(tmp_path: Path) -> None:
+    found = sequences([[DAY, 2 * DAY, 7 * DAY], [DAY, 9 * DAY]])
+    counts = examples.write(tmp_path, iter([found]), plan(), seed=3)
+    assert counts == {"train": 4, "valid": 1}, "the second visitor's ninth day is kept to stop by"
+    (batch,) = examples.dataset(tmp_path / "valid", LAYOUT, 8, None)
+    assert batch["targets"].numpy().tolist() == [[6, 0, 0, 0]]
+    assert batch["request"]["items"].numpy()[0, :2].tolist() == [5, 0]
+    np.testing.assert_allclose(batch["request"]["ages"].numpy()[0, 0], 8.0)
+    moments = [set(batch["moment"].numpy().tolist()) for batch in examples.dataset(tmp_path / "train", LAYOUT, 2, 1)]
+    assert all(len(one) == 1 for one in moments), "a batch has the statistics of one moment"
+    assert examples.batches(tmp_path / "train", LAYOUT, 2) == len(moments)

@@ -1,0 +1,165 @@
+"""The contract of a trained retrieval model, on a shop of two tastes, and the gate that judges it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_shop
+
+from feature_repo import names, transforms
+from models import artifact, two_tower
+from pipelines import datasets, evaluate_retrieval, split, train_retrieval
+from pipelines.datasets import RunId
+from recsys.settings import Services, Settings, Storage
+
+RUN = RunId("tiny")
+OPTIONS: dict[str, Any] = {"epochs": 5, "dim": 32, "batch_size": 64, "history_length": 20, "moments": 3}
+NOW = datasets.end_of(tiny_shop.LAST).timestamp()
+
+
+@dataclass(frozen=True)
+class World:
+    settings: Settings
+    result: dict[str, Any]
+    towers: two_tower.Towers
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A lake, and the model that the stage trained on it."""
+    root = tmp_path_factory.mktemp("tiny")
+    services = Services(mlflow_url=f"sqlite:///{root}/mlflow.db")
+    settings = Settings(storage=Storage(root=str(root)), services=services)
+    tiny_shop.write(datasets.lake(settings))
+    result = train(settings, RUN)
+    return World(settings, result, two_tower.Towers.load(opened(settings, result).path))
+
+
+def train(settings: Settings, run: RunId, **options: Any) -> dict[str, Any]:
+    params = train_retrieval.Params(day=tiny_shop.LAST, run=run, **{**OPTIONS, **options})
+    result = train_retrieval.main(params, settings)
+    path = datasets.run_folder(settings, run) / "train_retrieval.json"
+    path.write_text(json.dumps(result, default=str))
+    return result
+
+
+def opened(settings: Settings, result: dict[str, Any]) -> artifact.Artifact:
+    return artifact.load(Path(settings.storage.root) / result["artifact"]["path"], kind="retrieval")
+
+
+def users(world: World, histories: list[list[str]], region: str = "DE") -> np.ndarray[Any, Any]:
+    n = len(histories)
+    times = [[int(NOW) - 3600 * (len(h) - k) for k in range(len(h))] for h in histories]
+    inputs = transforms.user_tower_inputs(
+        histories,
+        [["purchase"] * len(h) for h in histories],
+        times,
+        region=[region] * n,
+        age_group=[None] * n,
+        preferences=[None] * n,
+        now=np.full(n, NOW),
+        length=20,
+    )
+    return world.towers.users(inputs)
+
+
+def items(world: World, ids: list[str], kinds: list[str]) -> np.ndarray[Any, Any]:
+    inputs = transforms.item_tower_inputs(
+        item_id=ids,
+        title=[f"Fine {kind} of design 3" for kind in kinds],
+        category=[f"Home > {kind.title()}s" for kind in kinds],
+        brand=[f"{kind} works" for kind in kinds],
+        tags=[[kind, "gift"] for kind in kinds],
+        price=[8.0] * len(ids),
+        created=np.full(len(ids), NOW - 1e6),
+        stats=np.zeros((len(ids), len(names.ITEM_STATS)), np.float32),
+        now=NOW,
+    )
+    return world.towers.items(inputs)
+
+
+def test_split_is_the_last_twelfth(world: World) -> None:
+    found = split.holdout(datasets.lake(world.settings), tiny_shop.LAST)
+    assert found.end == datasets.end_of(tiny_shop.LAST)
+    assert found.days == 2
+
+
+def test_artifact_says_how_to_call_it(world: World) -> None:
+    meta = opened(world.settings, world.result).manifest.meta
+    assert (meta["dim"], meta["history_length"], meta["stats"]) == (32, 20, list(names.ITEM_STATS))
+    assert meta["vocabulary"]["items"] == 2 * tiny_shop.EACH + 2
+
+
+def test_towers_tell_the_two_tastes_apart(world: World) -> None:
+    mugs, lamps = users(world, [["mug-1", "mug-2"], ["lamp-1", "lamp-2"]])
+    mug, lamp = items(world, ["mug-4", "lamp-4"], ["mug", "lamp"])
+    assert mugs @ mug > mugs @ lamp
+    assert lamps @ lamp > lamps @ mug
+
+
+def test_item_without_id_is_embedded_from_content(world: World) -> None:
+    unknown_mug, unknown_lamp = items(world, ["never-seen-1", "never-seen-2"], ["mug", "lamp"])
+    mugs, lamps = users(world, [["mug-1", "mug-2", "mug-3"], ["lamp-1", "lamp-2", "lamp-3"]])
+    assert mugs @ unknown_mug > mugs @ unknown_lamp
+    assert lamps @ unknown_lamp > lamps @ unknown_mug
+
+
+@pytest.mark.parametrize("history", [[], ["no-such-item"], ["mug-1"], ["mug-1"] * 50])
+def test_any_history_gives_a_unit_vector(world: World, history: list[str]) -> None:
+    (vector,) = users(world, [history], region="Atlantis")
+    assert vector.shape == (32,)
+    assert np.linalg.norm(vector) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_unknown_items_of_a_history_say_nothing(world: World) -> None:
+    empty, unknown = users(world, [[], ["no-such-item"]])
+    np.testing.assert_allclose(unknown, empty, atol=1e-6)
+
+
+def test_padding_changes_nothing(world: World) -> None:
+    alone = users(world, [["mug-1"]])
+    beside = users(world, [["mug-1"], ["lamp-1"] * 15])
+    np.testing.assert_allclose(beside[:1], alone, atol=1e-5)
+
+
+def test_items_do_not_depend_on_their_batch(world: World) -> None:
+    together = items(world, ["mug-1", "new", "lamp-2"], ["mug", "mug", "lamp"])
+    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1.0, atol=1e-4)
+    np.testing.assert_allclose(items(world, ["new"], ["mug"]), together[1:2], atol=1e-5)
+
+
+def test_training_again_gives_the_same_model(world: World) -> None:
+    again = train(world.settings, RunId("again"))
+    assert again["metrics"]["best"] == world.result["metrics"]["best"]
+    other = World(world.settings, again, two_tower.Towers.load(opened(world.settings, again).path))
+    probe = [["mug-1", "mug-2"], []]
+    np.testing.assert_array_equal(users(other, probe), users(world, probe))
+
+
+def test_sampled_softmax_learns_too(world: World) -> None:
+    sampled = train(world.settings, RunId("sampled"), negatives=8, epochs=3)
+    other = World(world.settings, sampled, two_tower.Towers.load(opened(world.settings, sampled).path))
+    (mugs,) = users(other, [["mug-1", "mug-2", "mug-3"]])
+    mug, lamp = items(other, ["mug-4", "lamp-4"], ["mug", "lamp"])
+    assert mugs @ mug > mugs @ lamp
+
+
+def test_gate_passes_a_good_model_and_draws(world: World) -> None:
+    result = evaluate_retrieval.main(evaluate_retrieval.Params(day=tiny_shop.LAST, run=RUN), world.settings)
+    assert result["passed"], result["reasons"]
+    figures = result["metrics"]["views"]["all"]
+    assert figures["two towers"]["recall@20"] > figures["popularity"]["recall@20"]
+    assert result["metrics"]["slices"]["20+ events"]["users"] == tiny_shop.USERS
+    drawn = {path.name for path in (datasets.run_folder(world.settings, RUN) / "evaluate_retrieval").iterdir()}
+    assert drawn == {"recall_all.png", "recall_new.png", "slices.png"}
+
+
+def test_gate_can_be_made_stricter(world: World) -> None:
+    params = evaluate_retrieval.Params(day=tiny_shop.LAST, run=RUN, min_recall=1.0)
+    unreachable = params.model_copy(update={"min_recall": 1.01})
+    result = evaluate_retrieval.main(unreachable, world.settings)
+    assert not result["passed"]
+    assert any(reason.startswith("FAILED") and "demanded" in reason for reason in result["reasons"])
