@@ -210,16 +210,8 @@ def _supervisor(settings: Settings, wanted: Sequence[Program]) -> Supervisor:
     _refuse_strangers(settings, wanted)
     path = supervisor.run_folder(settings) / "supervisord.conf"
     path.write_text(config)
-    daemon = subprocess.Popen(
-        [sys.executable, "-m", "supervisor.supervisord", "-c", str(path)],
-        cwd=REPOSITORY,
-        env=configuration.child_environment(settings),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,  # a Ctrl-C in the terminal of `up` is not meant for the platform
-    )
-    noted = {"session": daemon.pid, "boot": sweep.BOOT_ID.read_text()}
+    daemon = _spawn([sys.executable, "-m", "supervisor.supervisord", "-c", str(path)], settings)
+    noted = {"session": daemon, "boot": sweep.BOOT_ID.read_text()}
     (path.parent / "session.json").write_text(json.dumps(noted))
     deadline = time.monotonic() + 20
     while not server.alive():
@@ -227,6 +219,13 @@ def _supervisor(settings: Settings, wanted: Sequence[Program]) -> Supervisor:
             raise Retryable(f"supervisord did not start: {supervisor.tail(settings, 'supervisord')}")
         time.sleep(0.1)
     return server
+
+
+def _spawn(command: list[str], settings: Settings) -> int:
+    """Start a daemon and return its pid. It has a session of its own: a Ctrl-C in the terminal is not meant for it."""
+    null = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_RDWR, 0) for stream in range(3)]
+    environment = configuration.child_environment(settings)
+    return os.posix_spawn(command[0], command, environment, file_actions=null, setsid=True)
 
 
 def _stop(settings: Settings) -> None:

@@ -8,11 +8,11 @@ import http.client
 import socket
 import time
 import xmlrpc.client
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.parsers.expat import ExpatError
 from xmlrpc.client import Fault
 
 from recsys.errors import Permanent, Retryable
@@ -83,10 +83,8 @@ class Supervisor:
     """Calls raise Retryable if the supervisor does not answer, Permanent if it knows no such program."""
 
     def __init__(self, settings: Settings, timeout: float = 60) -> None:
-        self._settings = settings
         self._socket = socket_file(settings)
-        # The host in the URL is never resolved: the transport connects to the socket.
-        self._proxy = xmlrpc.client.ServerProxy("http://supervisor/RPC2", transport=_Transport(self._socket, timeout))
+        self._timeout = timeout
 
     def alive(self) -> bool:
         try:
@@ -125,10 +123,9 @@ class Supervisor:
         """Stop all programs, then the supervisor; returns at once."""
         self._call("shutdown")
 
-    def _call(self, method: str, *arguments: object, ignore: tuple[int, ...] = ()) -> Any:
+    def _call(self, method: str, *arguments: str | bool, ignore: tuple[int, ...] = ()) -> Any:
         try:
-            with _answering(self._socket):
-                return getattr(self._proxy.supervisor, method)(*arguments)
+            return self._ask(xmlrpc.client.dumps(arguments, f"supervisor.{method}"))
         except Fault as fault:
             if fault.faultCode in ignore:
                 return None
@@ -136,15 +133,15 @@ class Supervisor:
                 raise Permanent(f"the supervisor knows no program {arguments[0]!r}; `recsys up` renews it") from fault
             raise Retryable(f"supervisor refused {method}{arguments}: {fault.faultString}") from fault
 
-
-@contextmanager
-def _answering(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, http.client.HTTPException, xmlrpc.client.ProtocolError) as error:
-        raise Retryable(
-            f"the local supervisor does not answer at {path} ({error}); start it with `recsys up`"
-        ) from error
+    def _ask(self, body: str) -> Any:
+        try:
+            with closing(_Connection(self._socket, self._timeout)) as connection:
+                connection.request("POST", "/RPC2", body.encode(), {"Content-Type": "text/xml"})
+                (answer,), _ = xmlrpc.client.loads(connection.getresponse().read())
+        except (OSError, http.client.HTTPException, ExpatError) as error:
+            problem = f"the local supervisor does not answer at {self._socket} ({error}); start it with `recsys up`"
+            raise Retryable(problem) from error
+        return answer
 
 
 def _process(raw: dict[str, Any]) -> Process:
@@ -164,15 +161,3 @@ class _Connection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
-
-
-class _Transport(xmlrpc.client.Transport):
-    """XML-RPC over a Unix socket; a connection per call, so that threads may share it."""
-
-    def __init__(self, path: Path, timeout: float) -> None:
-        super().__init__()
-        self._path = path
-        self._timeout = timeout
-
-    def make_connection(self, host: Any) -> _Connection:
-        return _Connection(self._path, self._timeout)
