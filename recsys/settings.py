@@ -5,7 +5,6 @@ prefix is an error. Nothing else in the code base reads the environment.
 """
 
 import os
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -151,19 +150,19 @@ class Settings(BaseSettings):
     deploy: Deploy = Deploy()
     airflow_password: SecretStr = Field(SecretStr(""), description="empty: generated at first start, kept in var/run")
 
-    @cached_property
+    @property
     def redis_url(self) -> str:
         return self.services.redis_url or f"redis://{self.network.host}:{self.network.redis}/0"
 
-    @cached_property
+    @property
     def mlflow_url(self) -> str:
         return self.services.mlflow_url or f"http://{self.network.host}:{self.network.mlflow}"
 
-    @cached_property
+    @property
     def api_url(self) -> str:
         return self.services.api_url or f"http://{self.network.host}:{self.network.api}"
 
-    @cached_property
+    @property
     def airflow_url(self) -> str:
         return self.services.airflow_url or f"http://{self.network.host}:{self.network.airflow}"
 

@@ -192,7 +192,7 @@ def test_nan_is_refused(shop: Settings) -> None:
 
 def test_a_wrong_dimension_is_refused(shop: Settings) -> None:
     rebuilt(shop, with_vectors(lambda v: np.ascontiguousarray(v[:, :8])))
-    assert "wrong dimension: vectors are (119, 8), the towers give [n, 16]" in reasons(shop)
+    assert "wrong dimension: vectors are (119, 8), the towers give [n, 64]" in reasons(shop)
 
 
 def test_constant_vectors_are_refused(shop: Settings) -> None:
@@ -294,7 +294,7 @@ def test_drift_against_the_live_index_is_measured_and_only_warned_of(shop: Setti
     assert found["passed"] is True
     assert found["warnings"][0].startswith("drift: items keep only")
     pyarrow.parquet.write_table(pa.table({"item_id": [f"i{n}" for n in range(500)]}), live / "ids.parquet")
-    np.save(live / "embeddings.npy", np.random.default_rng(1).normal(size=(500, 16)).astype(np.float32))
+    np.save(live / "embeddings.npy", np.random.default_rng(1).normal(size=(500, 64)).astype(np.float32))
     assert "shrunk: 119 items against 500" in reasons(shop)
 
 

@@ -16,7 +16,7 @@ from models import artifact
 from pipelines import datasets
 from recsys.settings import Settings
 
-DIM = 16
+DIM = 64
 BUCKETS = 4096
 HISTORY_LENGTH = 20
 CATEGORIES = ("Home > Mugs", "Home > Candles", "Toys > Cars", "Garden > Pots")
@@ -44,7 +44,7 @@ def write_towers(folder: Path, seed: int = 1) -> None:
         used = tf.reduce_sum(inputs["stats"], 1) + inputs["price"] + inputs["age_days"]
         text = tf.strings.length(inputs["title"]) + tf.strings.length(inputs["brand"])
         used += tf.cast(text + tf.reduce_sum(tf.strings.length(inputs["tags"]), 1), tf.float32)
-        vector = hashed(inputs["item_id"]) + 0.5 * hashed(inputs["category"]) + 1e-9 * used[:, None]
+        vector = hashed(inputs["item_id"]) + hashed(inputs["category"]) + 1e-9 * used[:, None]
         return {"embedding": tf.math.l2_normalize(vector, 1)}
 
     def texts(*names_: str) -> dict[str, Any]:

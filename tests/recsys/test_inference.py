@@ -1,0 +1,86 @@
+"""The wire contract: what is sent is what arrives, and failures have names."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recsys import inference
+from recsys.inference import Profile, RankingRequest, RankingResponse, RetrievalRequest, RetrievalResponse
+
+text = st.text(max_size=12)
+
+
+def received(message: object) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+    """The tensors of a request message after a trip over the wire."""
+    arrived = inference.messages.ModelInferRequest.FromString(message.SerializeToString())  # type: ignore[attr-defined]
+    pairs = zip(arrived.inputs, arrived.raw_input_contents, strict=True)
+    return {tensor.name: inference.decode(tensor.datatype, tensor.shape, raw) for tensor, raw in pairs}
+
+
+@given(text, text, text, text, text, st.integers(1, 3000))
+def test_a_retrieval_request_arrives_as_it_was(
+    user: str, session: str, query: str, last: str, region: str, k: int
+) -> None:
+    request = RetrievalRequest(user, session, query, last, region, k)
+    message = inference.request_message(request, "r7")
+    assert message.parameters["release"].string_param == "r7"
+    assert RetrievalRequest.from_tensors(received(message)) == request
+
+
+@given(st.lists(st.tuples(text, st.floats(-1, 1, width=32)), max_size=20), st.sampled_from([{}, {"click": 2.0}]))
+def test_a_ranking_request_arrives_as_it_was(items: list[tuple[str, float]], blend: dict[str, float]) -> None:
+    ids, scores = [i for i, _ in items], [s for _, s in items]
+    request = RankingRequest(ids, scores, user_id="u", surface="cart", last_item="i9", blend=blend)
+    found = RankingRequest.from_tensors(received(inference.request_message(request, "")))
+    assert list(found.item_ids) == ids
+    np.testing.assert_array_equal(found.retrieval_scores, np.array(scores, np.float32))
+    assert (found.user_id, found.surface, found.last_item, found.blend) == ("u", "cart", "i9", blend)
+
+
+def test_responses_arrive_as_they_were() -> None:
+    profile = Profile(True, 3, "France", "25-34", ("i1", "i2"), degraded=True)
+    ids, scores = inference.strings(["é", "i2"]), np.array([0.5, 0.25], np.float32)
+    nothing = inference.strings(["", "i2"])
+    sent = RetrievalResponse(ids, scores, nothing, nothing, profile, "r1", {"tower": 1.5})
+    message = inference.response_message(sent, "retrieval", "id-1")
+    arrived = inference.messages.ModelInferResponse.FromString(message.SerializeToString())
+    assert (arrived.id, arrived.model_version) == ("id-1", "r1")
+    found = RetrievalResponse.from_tensors(*inference.read_response(arrived))
+    assert found.item_ids.tolist() == ["é", "i2"]
+    assert found.evidence.tolist() == ["", "i2"]
+    assert (found.profile, found.release, found.timings) == (profile, "r1", {"tower": 1.5})
+    ranked = inference.response_message(RankingResponse(scores, scores, scores, scores, "r1"), "ranking")
+    assert RankingResponse.from_tensors(*inference.read_response(ranked)).cart.tolist() == [0.5, 0.25]
+
+
+def test_a_request_without_a_tensor_is_named() -> None:
+    tensors = RetrievalRequest(k=5).tensors()
+    with pytest.raises(KeyError, match="tensor 'k' is missing"):
+        RetrievalRequest.from_tensors({name: value for name, value in tensors.items() if name != "k"})
+    with pytest.raises(ValueError, match="'k' must hold one value"):
+        RetrievalRequest.from_tensors(tensors | {"k": np.array([1, 2], np.int32)})
+    with pytest.raises(ValueError, match="datatype 'FP64'"):
+        inference.decode("FP64", [1], b"\0" * 8)
+
+
+@pytest.mark.parametrize("weights", [{"click": -1.0}, {"click": 0.0, "cart": 0.0}, {"purchase": float("inf")}])
+def test_senseless_weights_are_refused(weights: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="blend weights must be at least 0"):
+        RankingRequest.from_tensors(RankingRequest(["i"], [0.1], blend=weights).tensors())
+
+
+def test_the_contract_needs_nothing_of_kserve_but_its_messages() -> None:
+    """Half the API's start-up time and memory hang on it."""
+    import subprocess
+    import sys
+
+    code = "import sys, recsys.inference; sys.exit(any(m in sys.modules for m in ('kserve', 'pandas', 'fastapi')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_nobody_listening_is_unavailable() -> None:
+    with inference.BlockingClient("127.0.0.1:1") as client:
+        assert client.ready("retrieval") is False
+        with pytest.raises(inference.Unavailable, match=r"127\.0\.0\.1:1"):
+            client.retrieve(RetrievalRequest(), deadline=0.5)

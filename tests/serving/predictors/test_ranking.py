@@ -1,0 +1,136 @@
+"""What the ranking engine answers; in process, against a real Redis."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import fake_release
+import numpy as np
+import pytest
+
+from models import catalogue
+from models.release import Release, Releases
+from recsys.errors import Permanent, Retryable
+from recsys.inference import RankingRequest
+from recsys.settings import Predictors, Services, Settings
+from serving.predictors import items, ranking
+from serving.predictors.ranking import Ranker
+
+pytestmark = pytest.mark.services
+
+
+@pytest.fixture(scope="module")
+def engine(platform: Settings) -> Iterator[Ranker]:
+
+    releases = Releases(Path(platform.storage.root))
+    release = releases.candidate("blue")
+    assert release is not None
+    opened = ranking.open_engine(platform, release, releases)
+    opened.warm_up()
+    yield opened
+    opened.close()
+
+
+def test_scores_are_the_blend_of_the_heads_in_the_order_of_the_request(engine: Ranker) -> None:
+    found = engine.answer(RankingRequest(["i1", "i2", "i5"], [0.5, 0.4, 0.3], user_id="u1"))
+    np.testing.assert_allclose(found.purchase, [0.01, 0.51, 0.01], atol=1e-6)  # "Toys" sell
+    np.testing.assert_allclose(found.cart, 0.1 * found.click, rtol=1e-5)
+    expected = (1 * found.click + 2 * found.cart + 4 * found.purchase) / 7
+    np.testing.assert_allclose(found.scores, expected, rtol=1e-5)
+    assert found.release == "r1"
+    assert set(found.timings) == {"features", "transforms", "forward"}
+
+
+def test_a_request_may_bring_its_own_weights(engine: Ranker) -> None:
+    found = engine.answer(RankingRequest(["i1", "i2"], [0.5, 0.4], blend={"purchase": 1.0}))
+    np.testing.assert_allclose(found.scores, found.purchase)
+
+
+def test_unknown_items_and_strangers_are_scored(engine: Ranker) -> None:
+    found = engine.answer(RankingRequest(["gone", "i1"], [0.0, np.nan], user_id="nobody", session_id="nobody"))
+    assert np.isfinite(found.scores).all()
+    assert (found.scores > 0).all()
+
+
+def test_no_candidates_give_no_scores(engine: Ranker) -> None:
+    assert engine.answer(RankingRequest([], [])).scores.shape == (0,)
+
+
+def test_one_forward_pass_gives_what_many_would(engine: Ranker) -> None:
+    ids, scores = [f"i{n}" for n in range(60)], np.linspace(1, 0.1, 60, dtype=np.float32)
+    whole = engine.answer(RankingRequest(ids, scores, user_id="u1"))
+    turned = engine.answer(RankingRequest(ids[::-1], scores[::-1], user_id="u1"))
+    np.testing.assert_allclose(whole.click, turned.click[::-1], rtol=1e-5)
+
+
+def test_ranks_follow_the_retrieval_scores() -> None:
+    scores = np.array([0.2, 0.0, 0.9, np.nan, -0.3], np.float32)
+    assert ranking.ranks(scores).tolist() == [1, -1, 0, -1, 2]
+
+
+def test_without_the_feature_store_a_stranger_is_ranked_for(
+    platform: Settings, release: Release, releases: Releases
+) -> None:
+    away = platform.model_copy(update={"services": Services(redis_url="redis://127.0.0.1:1/0")})
+    engine = ranking.open_engine(away, release, releases)
+    assert np.isfinite(engine.answer(RankingRequest(["i1"], [0.5], user_id="u1")).scores).all()
+
+
+def test_weights_of_the_settings_replace_those_of_the_release(
+    platform: Settings, release: Release, releases: Releases
+) -> None:
+    only_clicks = platform.model_copy(update={"predictors": Predictors(blend={"click": 1.0})})
+    found = ranking.open_engine(only_clicks, release, releases).answer(RankingRequest(["i1"], [0.5]))
+    np.testing.assert_allclose(found.scores, found.click)
+    wrong = platform.model_copy(update={"predictors": Predictors(blend={"stars": 1.0})})
+    with pytest.raises(Permanent, match="blend must weigh some of click, cart, purchase"):
+        ranking.open_engine(wrong, release, releases)
+
+
+def opened_items(platform: Settings, release: Release, releases: Releases, interval: float = 300) -> items.Items:
+    from feature_repo import store
+
+    found = releases.open(release, "catalogue")
+    shown = catalogue.read(found.path, found.manifest.meta)
+    return items.Items(shown, store.connect(platform), interval)
+
+
+def price(known: items.Items, item_id: str) -> float:
+    return float(np.expm1(known.matrix.log_price[known.matrix.row_of[item_id]]))
+
+
+def test_items_are_read_again_and_swapped_whole(platform: Settings, release: Release, releases: Releases) -> None:
+    known = opened_items(platform, release, releases)
+    assert price(known, "i7") == pytest.approx(8.0)
+    before = known.matrix
+    fake_release.write_online(platform, "item_content", item_id="i7", price=99.0, category="Toys > Cars")
+    known.refresh()
+    assert price(known, "i7") == pytest.approx(99.0)
+    assert known.matrix.category[known.matrix.row_of["i7"]] == "Toys > Cars"
+    assert price(known, "i8") == pytest.approx(9.0)  # the store does not know it: as the release has it
+    assert known.matrix is not before
+    assert known.matrix.row_of == before.row_of
+
+
+def test_the_thread_reads_by_itself_and_ends(platform: Settings, release: Release, releases: Releases) -> None:
+    import time
+
+    known = opened_items(platform, release, releases, interval=0.05)
+    before = known.matrix
+    known.start()
+    deadline = time.monotonic() + 20
+    while known.matrix is before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert known.matrix is not before
+    known.close()
+    assert not known._thread.is_alive()
+
+
+def test_items_stay_as_they_were_while_the_store_is_away(
+    platform: Settings, release: Release, releases: Releases
+) -> None:
+    away = platform.model_copy(update={"services": Services(redis_url="redis://127.0.0.1:1/0")})
+    known = opened_items(away, release, releases)
+    before = known.matrix
+    with pytest.raises(Retryable):
+        known.refresh()
+    assert known.matrix is before

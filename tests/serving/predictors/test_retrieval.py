@@ -1,0 +1,113 @@
+"""What the retrieval engine answers, and why, for each kind of visitor; in process, against a real Redis."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import fake_release
+import numpy as np
+import pytest
+
+from models.release import Release, Releases
+from recsys.inference import RetrievalRequest
+from recsys.settings import Services, Settings
+from serving.predictors import retrieval
+from serving.predictors.retrieval import Retriever
+
+pytestmark = pytest.mark.services
+
+
+@pytest.fixture(scope="module")
+def engine(platform: Settings) -> Iterator[Retriever]:
+
+    releases = Releases(Path(platform.storage.root))
+    release = releases.candidate("blue")
+    assert release is not None
+    opened = retrieval.open_engine(platform, release, releases)
+    opened.warm_up()
+    yield opened
+    opened.close()
+
+
+def test_a_known_user_gets_what_is_like_the_history_with_evidence(engine: Retriever) -> None:
+    found = engine.answer(RetrievalRequest(user_id="u1", k=20))
+    assert set(found.item_ids[:2]) == {"i1", "i5"}
+    assert (np.diff(found.scores) <= 0).all()
+    assert len(set(found.item_ids)) == 20
+    assert dict(zip(found.item_ids, found.evidence, strict=True))["i1"] == "i1"
+    assert set(found.evidence) <= {"i1", "i5", ""}
+    assert set(found.evidence_events[found.evidence != ""]) == {"purchase"}
+    assert found.profile.known
+    assert (found.profile.history_size, found.profile.region, found.profile.age_group) == (2, "France", "25-34")
+    assert found.profile.recent == ("i5", "i1")
+    assert found.release == "r1"
+    assert set(found.timings) == {"features", "tower", "search", "evidence"}
+
+
+def test_an_unknown_user_is_served_by_region_alone(engine: Retriever) -> None:
+    found = engine.answer(RetrievalRequest(user_id="nobody", region="Spain", k=20))
+    other = engine.answer(RetrievalRequest(user_id="nobody", region="Italy", k=20))
+    assert len(found.item_ids) == 20
+    assert found.item_ids.tolist() != other.item_ids.tolist()
+    assert set(found.evidence) == {""}
+    assert not found.profile.known
+    assert not found.profile.degraded
+    assert (found.profile.history_size, found.profile.region) == (0, "Spain")
+
+
+@pytest.mark.parametrize("user_id", ["", "nobody"])
+def test_a_session_speaks_for_a_visitor_without_history(engine: Retriever, user_id: str) -> None:
+    found = engine.answer(RetrievalRequest(user_id=user_id, session_id="s1", k=5))
+    assert found.item_ids[0] == "i2"
+    assert found.evidence_events[0] == "view"
+    assert found.profile.known
+    assert found.profile.recent == ("i2",)
+
+
+def test_the_item_viewed_this_moment_counts_at_once(engine: Retriever) -> None:
+    found = engine.answer(RetrievalRequest(user_id="", session_id="", last_item="i77", k=5))
+    assert found.item_ids[0] == "i77"
+    assert (found.evidence[0], found.evidence_events[0]) == ("i77", "view")
+    assert found.profile.recent == ("i77",)
+
+
+def test_similar_items_leave_out_the_item_itself(engine: Retriever) -> None:
+    found = engine.answer(RetrievalRequest(query_item="i8", k=30))
+    assert len(found.item_ids) == 30
+    assert "i8" not in found.item_ids
+    same = [item for item in found.item_ids[:10] if int(item[1:]) % 4 == 0]
+    assert len(same) >= 5  # neighbours share the category
+    assert set(found.evidence) == {"i8"}
+
+
+def test_an_item_that_the_index_does_not_hold_falls_back_to_the_visitor(engine: Retriever) -> None:
+    found = engine.answer(RetrievalRequest(user_id="u1", query_item="i3", k=5))  # i3 is not available
+    assert found.item_ids.tolist() == engine.answer(RetrievalRequest(user_id="u1", k=5)).item_ids.tolist()
+
+
+def test_more_than_the_catalogue_is_all_of_it(engine: Retriever) -> None:
+    assert len(engine.answer(RetrievalRequest(user_id="u1", k=3_000)).item_ids) == 119
+    assert len(engine.answer(RetrievalRequest(query_item="i8", k=3_000)).item_ids) == 118
+
+
+def test_without_the_feature_store_a_stranger_is_served_and_the_answer_says_so(
+    platform: Settings, release: Release, releases: Releases
+) -> None:
+    away = platform.model_copy(update={"services": Services(redis_url="redis://127.0.0.1:1/0")})
+    engine = retrieval.open_engine(away, release, releases)
+    found = engine.answer(RetrievalRequest(user_id="u1", last_item="i77", k=10))
+    assert found.profile.degraded
+    assert not found.profile.known
+    assert found.item_ids[0] == "i77"
+
+
+def test_events_after_the_releases_time_are_the_newest(platform: Settings, engine: Retriever) -> None:
+    """The clock of a release on historic data stands still; what is clicked today must count all the same."""
+    days = 86_400
+    fake_release.write_online(
+        platform, "user_history", user_id="today",
+        history_items=["i9", "i10"], history_events=["view", "view"],
+        history_times=[int(fake_release.NOW) + 400 * days, int(fake_release.NOW) + 401 * days],
+    )  # fmt: skip
+    found = engine.answer(RetrievalRequest(user_id="today", k=2))
+    assert set(found.item_ids) == {"i9", "i10"}
+    assert found.profile.recent == ("i10", "i9")
