@@ -12,7 +12,7 @@ from feature_repo import online
 from recsys import inference
 from recsys.errors import Retryable
 from recsys.inference import RankingRequest, RankingResponse, RetrievalRequest, RetrievalResponse
-from recsys.settings import Settings
+from recsys.settings import ROLES, Settings
 from serving.api.breaker import Breaker
 from serving.api.live import LiveRelease
 from serving.api.metrics import Metrics
@@ -32,6 +32,14 @@ class Calls:
     ) -> None:
         self._settings, self._client, self._store, self._metrics = settings, client, store, metrics
         self._breakers = {stage: Breaker() for stage in STAGES}
+
+    async def warm(self, live: LiveRelease) -> None:
+        """Open the connections to the predictors of a release, so that its first request does not pay for them."""
+        colour = live.release.colour
+        await asyncio.gather(
+            *(self._client.ready(self._settings.predictor_address(role, colour), role, deadline=1.0) for role in ROLES)
+        )
+        self._metrics.serves(live.release_id)
 
     async def retrieve(self, request: RetrievalRequest, live: LiveRelease, trace: Trace) -> RetrievalResponse | None:
         address = self._settings.predictor_address("retrieval", live.release.colour)

@@ -117,7 +117,9 @@ class Funnel:
         rung = Rung.STATIC if static else Rung.TRENDING
         if found is not None and found.profile.history_size > 0:
             parts = [sources.personal(found), *below]
-            return Proposal(Rung.RETRIEVAL, parts, region, snapshot.watched, rank=True)
+            # A session has no watched set, and an item viewed this moment is in none yet.
+            seen = snapshot.watched | {last_item, *found.profile.recent}
+            return Proposal(Rung.RETRIEVAL, parts, region, seen, rank=True)
         if found is not None:
             return Proposal(rung, below, region, snapshot.watched)
         if snapshot.feed:

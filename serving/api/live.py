@@ -5,7 +5,7 @@ A request takes `Watcher.current` once and keeps it, so that a switch in the mid
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from feature_repo import transforms
 from feature_repo.events import top_category
-from models import artifact, catalogue, release
+from models import catalogue, release
 from models.catalogue import Catalogue, Ranked
 from models.release import Release
+from recsys.errors import RecsysError
 
 log = logging.getLogger(__name__)
 
@@ -164,17 +165,22 @@ def load(releases: release.Releases, found: Release) -> LiveRelease:
     return LiveRelease(found, catalogue.read(opened.path, opened.manifest.meta)).prepare()
 
 
+async def _nothing(found: LiveRelease) -> None:
+    """For a watcher that nobody wants to hear from."""
+
+
 @dataclass
 class Watcher:
     """Follows `live.json`.
 
     Attributes:
+        root: storage root.
+        on_load: awaited with each release that was loaded, before it begins to serve.
         current: what serves; None before the first release.
-        on_change: called with each release that begins to serve.
     """
 
     root: Path
-    on_change: Callable[[str], Any] = lambda release_id: None
+    on_load: Callable[[LiveRelease], Awaitable[None]] = _nothing
     current: LiveRelease | None = None
     _stamp: tuple[int, int] = (0, 0)
     _not_before: float = 0.0
@@ -194,25 +200,29 @@ class Watcher:
             if stamp == self._stamp or clock < self._not_before:
                 return False
             try:
-                changed = await asyncio.to_thread(self._load, releases)
-            except (release.ReleaseError, artifact.ArtifactError, OSError, KeyError, ValueError) as error:
+                found = await asyncio.to_thread(self._load, releases)
+            except (RecsysError, OSError, KeyError, ValueError, TypeError) as error:
                 log.error("the live release cannot be served, the last one stays: %s", error)
                 self._not_before = clock + RETRY_SECONDS
                 return False
             self._stamp = stamp
-            return changed
-
-    def _load(self, releases: release.Releases) -> bool:
-        found = releases.live()
-        if found is None or (self.current is not None and found == self.current.release):
-            return False
-        self.current = load(releases, found)
-        log.info("release %s serves, %d items, colour %s", found.release_id, len(self.current.catalogue), found.colour)
-        self.on_change(found.release_id)
-        return True
+            if found is not None:
+                await self.on_load(found)
+                self.current = found
+                log.info("release %s serves, colour %s", found.release_id, found.release.colour)
+            return found is not None
 
     async def watch(self) -> None:
         """Refresh for ever."""
         while True:
-            await self.refresh()
+            try:
+                await self.refresh()
+            except Exception:  # the edge of a background task: it must not end while the process serves
+                log.exception("the live release could not be looked at")
             await asyncio.sleep(POLL_SECONDS)
+
+    def _load(self, releases: release.Releases) -> LiveRelease | None:
+        found = releases.live()
+        if found is None or (self.current is not None and found == self.current.release):
+            return None
+        return load(releases, found)

@@ -46,13 +46,14 @@ def build(settings: Settings, metrics: Metrics) -> Parts:
     client = inference.Client()
     store = online.connect_async(settings.redis_url)
     event_log = bus.Log(root, events.TOPIC)
+    calls = Calls(settings, client, store, metrics)
     return Parts(
         settings=settings,
         metrics=metrics,
-        watcher=Watcher(root, metrics.serves),
+        watcher=Watcher(root, calls.warm),
         client=client,
         store=store,
-        funnel=Funnel(settings, Calls(settings, client, store, metrics)),
+        funnel=Funnel(settings, calls),
         pages=Pages(settings, store),
         decisions=Decisions(settings, metrics),
         receiver=Receiver(settings, event_log, store, metrics),

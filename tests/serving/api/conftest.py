@@ -183,14 +183,16 @@ async def running(settings: Settings) -> AsyncIterator[World]:
     key = auth.demo_key_file(settings).read_text()
     retrieval = Predictor(settings.predictor_address("retrieval", "blue"), retrieved, "retrieval")
     ranking = Predictor(settings.predictor_address("ranking", "blue"), scored, "ranking")
-    await retrieval.start()
-    await ranking.start()
     transport = httpx.ASGITransport(app=made, raise_app_exceptions=False)
     client = httpx.AsyncClient(transport=transport, base_url="http://api", headers={"X-API-Key": key})
-    async with made.router.lifespan_context(made), client:
-        yield World(settings, retrieval, ranking, client, made, key)
-    await retrieval.stop()
-    await ranking.stop()
+    try:
+        await retrieval.start()
+        await ranking.start()
+        async with made.router.lifespan_context(made), client:
+            yield World(settings, retrieval, ranking, client, made, key)
+    finally:
+        await retrieval.stop()
+        await ranking.stop()
 
 
 def patient(settings: Settings) -> Settings:

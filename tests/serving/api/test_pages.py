@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import redis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
+from hypothesis import settings as limits
 from hypothesis import strategies as st
 
 from serving.api import pages
@@ -101,12 +102,24 @@ async def test_a_changed_cursor_is_refused(world: Any) -> None:
         assert (await world.get(user_id="ann", count=10, cursor=changed)).status_code == 400
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
+@limits(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.text(max_size=20), st.floats(-1e6, 1e6), st.text(max_size=40)), max_size=50))
 def test_a_slate_is_read_as_it_was_kept(rows: list[tuple[str, float, str]]) -> None:
     items = [Shown(item_id, score, "personal", reason) for item_id, score, reason in rows]
     kept = Kept("r1", Slate(Rung.RANKED, items, degraded=True))
     assert Kept.unpack(kept.pack()) == kept
+
+
+@limits(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
+@given(slate=st.uuids(), offset=st.integers(0, 10**6), count=st.integers(1, 100), user=st.text(max_size=20))
+def test_a_cursor_is_read_as_it_was_given(settings: Any, slate: Any, offset: int, count: int, user: str) -> None:
+    kept = pages.Pages(settings, None)
+    ask = Ask.model_construct(user_id=user, count=count)
+    cursor = Cursor(str(slate), offset, count, int(time.time()), pages.asked(ask))
+    token = kept.token(cursor)
+    assert kept.read(ask.model_copy(update={"cursor": token})) == cursor
+    other = pages.Pages(settings.model_copy(update={"seed": 1}), None)  # another process of the same installation
+    assert other.read(ask.model_copy(update={"cursor": token})) == cursor
 
 
 async def test_requests_at_once_do_not_mix(world: Any) -> None:

@@ -51,6 +51,8 @@ async def test_the_item_viewed_last_changes_the_same_response(world: Any) -> Non
     page = await world.page(user_id="stranger", headers={"X-Last-Item": "i20"}, count=4)
     assert page["rung"] == "ranked"
     assert page["items"][0]["reason"] == "Similar to Thing 20, which you viewed"
+    everything = await world.page(user_id="stranger", headers={"X-Last-Item": "i20"}, count=60)
+    assert "i20" not in ids(everything)  # it has just been seen
 
 
 async def test_a_new_shopper_gets_what_is_popular_with_their_age_and_region(world: Any) -> None:
