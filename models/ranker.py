@@ -52,9 +52,9 @@ class Shape:
     rank: int = 32
     deep: tuple[int, ...] = (128, 64)
     head: int = 32
-    dropout: float = 0.15
+    dropout: float = 0.35
     unknown: float = 0.1
-    listwise: float = 1.0
+    listwise: float = 0.3
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,26 @@ class Scaling:
         deviation = numeric.std(0)
         scale = np.where(deviation > SMALLEST, 1.0 / np.maximum(deviation, SMALLEST), 0.0)
         return Scaling(numeric.mean(0), scale.astype(np.float32), edges.astype(np.float32))
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Places in a list: the share of the impressions at each, and the bias that training starts from, [POSITIONS]."""
+
+    share: NDArray[np.float32]
+    start: NDArray[np.float32]
+
+    @staticmethod
+    def learn(position: NDArray[np.int32], clicked: NDArray[np.float32]) -> "Slots":
+        """From rows; -1 is no place. The start is the log odds of a click at each place, smoothed by 50 impressions:
+        what items do to it is left to learn, and few steps would not move it far from 0."""
+        shown = position >= 0
+        place = np.minimum(position[shown], POSITIONS - 1)
+        count = np.bincount(place, minlength=POSITIONS).astype(np.float64)
+        rate = min(max(float(clicked[shown].mean()), SMALLEST), 1 - SMALLEST) if shown.any() else 0.5
+        smooth = (np.bincount(place, clicked[shown], POSITIONS) + 50.0 * rate) / (count + 50.0)
+        odds = np.log(smooth / (1 - smooth)) - np.log(rate / (1 - rate))
+        return Slots((count / max(count.sum(), 1.0)).astype(np.float32), odds.astype(np.float32))
 
 
 class Numbers(keras.layers.Layer):  # type: ignore[misc]
@@ -129,11 +149,10 @@ class Ranker(tfrs.Model):  # type: ignore[misc]
     Args:
         scaling: learnt from the training rows.
         words: the vocabularies.
-        positions: [POSITIONS] share of the training impressions at each slot; the bias is 0 on their average, so that
-            what is served speaks of an average place.
+        slots: what the training impressions say about places in a list.
     """
 
-    def __init__(self, shape: Shape, scaling: Scaling, words: Words, positions: NDArray[np.float32]) -> None:
+    def __init__(self, shape: Shape, scaling: Scaling, words: Words, slots: Slots) -> None:
         super().__init__()
         self._shape, self.words = shape, words
         self._numbers = Numbers(scaling)
@@ -142,8 +161,10 @@ class Ranker(tfrs.Model):  # type: ignore[misc]
         self._deep = [keras.layers.Dense(width, activation="gelu") for width in shape.deep]
         self._dropout = keras.layers.Dropout(shape.dropout)
         self._heads = [(keras.layers.Dense(shape.head, activation="gelu"), keras.layers.Dense(1)) for _ in HEADS]
-        self._bias = self.add_weight("position_bias", (POSITIONS,), initializer="zeros")
-        self._shown = tf.constant(positions)
+        start = keras.initializers.Constant(slots.start)
+        self._bias = self.add_weight("position_bias", (POSITIONS,), initializer=start)
+        self._shown = tf.constant(slots.share)
+        self.average = keras.metrics.Mean(name="average_loss")
         self._gain = tf.constant([BLEND[head] for head in HEADS])
 
     def call(self, batch: Tensors, training: bool = False) -> tf.Tensor:
@@ -168,7 +189,7 @@ class Ranker(tfrs.Model):  # type: ignore[misc]
 
     def position_bias(self, position: tf.Tensor) -> tf.Tensor:
         """[n] what the slot adds to the click logit; 0 where an item was not shown in a list."""
-        bias = self._bias - tf.reduce_sum(self._bias * self._shown)
+        bias = self._bias - tf.tensordot(self._bias, self._shown, 1)  # 0 on average: that is what is served
         return tf.where(position >= 0, tf.gather(bias, tf.clip_by_value(position, 0, POSITIONS - 1)), 0.0)
 
     def compute_loss(self, batch: Tensors, training: bool = False) -> tf.Tensor:
@@ -180,7 +201,9 @@ class Ranker(tfrs.Model):  # type: ignore[misc]
         likelihood = tf.reduce_sum(tf.reduce_mean(chain_loss(sampled, batch["labels"]), axis=0))
         gains = tf.linalg.matvec(batch["labels"], self._gain)
         score = tf.math.log(tf.linalg.matvec(tf.exp(chain(seen)), self._gain) + SMALLEST)
-        return likelihood + self._shape.listwise * listwise_loss(score, gains, batch["group"])
+        loss = likelihood + self._shape.listwise * listwise_loss(score, gains, batch["group"])
+        self.average.update_state(loss)
+        return loss
 
 
 def chain(logits: tf.Tensor) -> tf.Tensor:

@@ -42,8 +42,8 @@ class Params(stage.Params):
     epochs: int = Field(20, ge=1, description="most passes; training stops early")
     patience: int = Field(3, ge=1, description="passes without gain before it stops")
     batch: int = Field(32, ge=1, description="requests per step")
-    learning_rate: float = Field(2e-3, gt=0, description="peak, falling to a twentieth along a cosine")
-    weight_decay: float = Field(1e-4, ge=0, description="of AdamW")
+    learning_rate: float = Field(1e-3, gt=0, description="peak, falling to a twentieth along a cosine")
+    weight_decay: float = Field(1e-2, ge=0, description="of AdamW")
 
 
 def main(params: Params, settings: Settings) -> stage.Result:
@@ -154,7 +154,7 @@ def fit(train: Examples, tail: Examples, params: Params, seed: int) -> tuple[ran
     shape = ranker.Shape()
     words = ranker.Words(ranker.vocabulary(train.strings))
     scaling = ranker.Scaling.learn(train.numeric, shape.pieces)
-    model = ranker.Ranker(shape, scaling, words, _positions(train))
+    model = ranker.Ranker(shape, scaling, words, ranker.Slots.learn(train.position, train.labels[:, 0]))
     steps = math.ceil(len(train.time) / params.batch)
     rate = keras.optimizers.schedules.CosineDecay(params.learning_rate, steps * params.epochs, alpha=0.05)
     model.compile(
@@ -170,12 +170,12 @@ def fit(train: Examples, tail: Examples, params: Params, seed: int) -> tuple[ran
         epochs=params.epochs,
         verbose=0,
         callbacks=[
-            keras.callbacks.EarlyStopping("val_total_loss", patience=params.patience, restore_best_weights=True),
+            keras.callbacks.EarlyStopping("val_average_loss", patience=params.patience, restore_best_weights=True),
             keras.callbacks.LambdaCallback(on_epoch_end=_progress(params.epochs)),
         ],
     )
     curve = model.history.history
-    points = zip(curve["total_loss"], curve["val_total_loss"], strict=True)
+    points = zip(curve["average_loss"], curve["val_average_loss"], strict=True)
     return model, [{"loss": float(a), "tail_loss": float(b)} for a, b in points]
 
 
@@ -185,18 +185,11 @@ def _progress(epochs: int) -> Any:
             "epoch %d of %d: loss %.4f, on the tail %.4f",
             epoch + 1,
             epochs,
-            logs["total_loss"],
-            logs["val_total_loss"],
+            logs["average_loss"],
+            logs["val_average_loss"],
         )
 
     return tell
-
-
-def _positions(train: Examples) -> NDArray[np.float32]:
-    """[POSITIONS] share of the impressions at each slot; all 0 where nothing was shown in a list."""
-    shown = np.minimum(train.position[train.position >= 0], ranker.POSITIONS - 1)
-    counts = np.bincount(shown, minlength=ranker.POSITIONS)
-    return np.asarray(counts / max(counts.sum(), 1), np.float32)
 
 
 def codes(examples: Examples, words: ranker.Words) -> NDArray[np.int32]:

@@ -1,0 +1,154 @@
+"""What every served ranker must keep to, on a tiny one whose weights are random or trained for a moment."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from models import ranker
+
+FEATURES = 4
+ROWS = 12
+
+
+def rows(seed: int = 0, n: int = ROWS) -> dict[str, Any]:
+    """Inputs of the serving signature; the last row is of a category and brand that nobody knows."""
+    rng = np.random.default_rng(seed)
+    strings = {name: np.array([f"{name}-{k % 2}" for k in range(n)], dtype=object) for name in ranker.STRINGS}
+    strings["category"] = np.array(["Home > Tea" if k % 2 else "Art" for k in range(n)], dtype=object)
+    strings["category"][-1] = strings["brand"][-1] = "never seen"
+    return {"numeric": rng.normal(size=(n, FEATURES)).astype(np.float32), **strings}
+
+
+def small(seed: int = 1) -> ranker.Ranker:
+    tf.keras.utils.set_random_seed(seed)
+    inputs = rows()
+    known = {name: values[:-1] for name, values in inputs.items() if name != "numeric"}
+    words = ranker.Words(ranker.vocabulary(known, floor=1))
+    scaling = ranker.Scaling.learn(inputs["numeric"], 4)
+    slots = ranker.Slots.learn(np.array([0, 1], np.int32), np.array([1, 0], np.float32))
+    return ranker.Ranker(ranker.Shape(pieces=4, deep=(8,), head=4, rank=2, embedding=2), scaling, words, slots)
+
+
+def saved(folder: Path, model: ranker.Ranker) -> ranker.Scorer:
+    ranker.Served(model, np.array([[1.0, 0.0], [0.9, 0.1], [1.1, -0.1]])).save(folder / "model", FEATURES)
+    return ranker.Scorer.load(folder / "model")
+
+
+@pytest.fixture(scope="module")
+def scorer(tmp_path_factory: pytest.TempPathFactory) -> ranker.Scorer:
+    return saved(tmp_path_factory.mktemp("ranker"), small())
+
+
+def test_saved_and_loaded_answers_the_same(tmp_path: Path) -> None:
+    model = small()
+    served = ranker.Served(model, np.tile([1.0, 0.0], (3, 1)))
+    before = served.score({name: tf.constant(values) for name, values in rows().items()})
+    served.save(tmp_path / "model", FEATURES)
+    after = ranker.Scorer.load(tmp_path / "model").score(rows())
+    for head in ranker.HEADS:
+        np.testing.assert_allclose(after[head], before[head].numpy(), rtol=1e-6)
+
+
+def test_position_is_no_input_of_what_is_served(scorer: ranker.Scorer) -> None:
+    inputs = scorer.signature.structured_input_signature[1]
+    assert set(inputs) == {"numeric", "category", "brand", "region", "surface"}
+    assert inputs["numeric"].shape.as_list() == [None, FEATURES]
+
+
+def test_probabilities_nest(scorer: ranker.Scorer) -> None:
+    found = scorer.score(rows(3, 200))
+    assert (found["purchase"] <= found["cart"]).all()
+    assert (found["cart"] <= found["click"]).all()
+    assert (found["purchase"] > 0).all()
+    assert (found["click"] < 1).all()
+
+
+def test_order_and_company_of_rows_do_not_matter(scorer: ranker.Scorer) -> None:
+    inputs = rows(4)
+    whole = scorer.score(inputs)
+    turned = scorer.score({name: values[::-1] for name, values in inputs.items()})
+    alone = scorer.score({name: values[:1] for name, values in inputs.items()})
+    for head in ranker.HEADS:
+        np.testing.assert_allclose(turned[head][::-1], whole[head], rtol=1e-5)
+        np.testing.assert_allclose(alone[head], whole[head][:1], rtol=1e-5)
+
+
+def test_wild_numbers_and_unknown_words_give_finite_answers(scorer: ranker.Scorer) -> None:
+    inputs = rows()
+    inputs["numeric"] = np.where(inputs["numeric"] > 0, 1e30, -1e30).astype(np.float32)
+    for name in ranker.STRINGS:
+        inputs[name][:] = ""
+    assert all(np.isfinite(p).all() for p in scorer.score(inputs).values())
+
+
+def test_the_same_seed_gives_the_same_model(tmp_path: Path) -> None:
+    one, two, other = (saved(tmp_path / str(k), small(seed)).score(rows()) for k, seed in enumerate((1, 1, 2)))
+    np.testing.assert_array_equal(one["click"], two["click"])
+    assert not np.array_equal(one["click"], other["click"])
+
+
+def test_an_average_place_has_no_bias_and_the_first_is_worth_most() -> None:
+    position = np.array([0] * 100 + [1] * 100, np.int32)
+    clicked = np.array([1] * 40 + [0] * 60 + [1] * 10 + [0] * 90, np.float32)
+    slots = ranker.Slots.learn(position, clicked)
+    assert slots.start[0] > 0 > slots.start[1]
+    model = small()
+    bias = model.position_bias(tf.constant([0, 1, -1, 10_000])).numpy()
+    assert bias[2] == 0
+    assert bias[:2].mean() == pytest.approx(0, abs=1e-6)
+
+
+def test_sampled_negatives_are_corrected_in_the_first_head_only() -> None:
+    """With negatives kept at 1/4, a logit of log 4 in the sample is even odds in truth."""
+    model = small()
+    batch = {
+        "numeric": tf.zeros([2, FEATURES]),
+        "words": tf.zeros([2, 5], tf.int32),
+        "group": tf.constant([0, 0], tf.int64),
+        "position": tf.constant([-1, -1]),
+        "labels": tf.constant([[1.0, 0, 0], [0, 0, 0]]),
+        "log_rate": tf.constant([0.0, 0.0]),
+    }
+    logits = model(batch)
+    plain = tf.reduce_sum(tf.reduce_mean(ranker.chain_loss(logits, batch["labels"]), axis=0))
+    shifted = logits + tf.constant([[np.log(0.25), 0, 0]], tf.float32)
+    corrected = tf.reduce_sum(tf.reduce_mean(ranker.chain_loss(logits - shifted + logits, batch["labels"]), axis=0))
+    rate = tf.fill([2], tf.constant(np.log(0.25), tf.float32))
+    difference = model.compute_loss(batch | {"log_rate": rate}) - model.compute_loss(batch)
+    assert float(difference) == pytest.approx(float(corrected - plain), rel=1e-4)
+
+
+def test_listwise_loss_prefers_the_right_order() -> None:
+    gains, group = tf.constant([1.0, 0.0, 0.0, 8.0]), tf.constant([0, 0, 1, 1])
+    right = ranker.listwise_loss(tf.constant([2.0, 0.0, 0.0, 2.0]), gains, group)
+    wrong = ranker.listwise_loss(tf.constant([0.0, 2.0, 2.0, 0.0]), gains, group)
+    assert float(right) < float(wrong)
+    nothing = ranker.listwise_loss(tf.constant([1.0, 2.0]), tf.zeros([2]), tf.constant([0, 0]))
+    assert float(nothing) == 0
+
+
+def test_calibration_finds_slope_and_shift() -> None:
+    rng = np.random.default_rng(5)
+    logits = rng.normal(size=(20_000, 3))
+    truth = 1 / (1 + np.exp(-(2.0 * logits[:, 0] - 1.0)))
+    click = (rng.random(20_000) < truth).astype(float)
+    cart = click * (rng.random(20_000) < 1 / (1 + np.exp(-logits[:, 1])))
+    found = ranker.calibrate(logits, np.column_stack([click, cart, np.zeros(20_000)]), np.zeros(20_000))
+    assert found[0] == pytest.approx([2.0, -1.0], abs=0.1)
+    assert found[1] == pytest.approx([1.0, 0.0], abs=0.1)
+    assert found[2].tolist() == [1.0, 0.0]  # nobody bought: nothing to learn from
+
+
+def test_blend_weighs_purchases_most_and_can_be_changed() -> None:
+    chances = {"click": np.array([0.9, 0.5]), "cart": np.array([0.1, 0.3]), "purchase": np.array([0.0, 0.3])}
+    ours = ranker.blend(chances, ranker.BLEND)
+    assert ours[1] > ours[0]
+    clicks = ranker.blend(chances, {"click": 1.0, "cart": 0.0, "purchase": 0.0})
+    assert clicks == pytest.approx([0.9, 0.5])
+    with pytest.raises(ValueError, match="likes"):
+        ranker.blend(chances, {"likes": 1.0})
+    with pytest.raises(ValueError, match="not all 0"):
+        ranker.blend(chances, {"click": 0.0})

@@ -1,0 +1,100 @@
+"""Requests and their labels, from logs short enough to read."""
+
+from typing import Any
+
+import pandas as pd
+
+from pipelines import ranking_requests
+
+START = pd.Timestamp("2026-01-10 12:00", tz="UTC")
+
+
+def event(minute: float, kind: str, item: str, **more: Any) -> dict[str, Any]:
+    """One event of user ann's visit s1."""
+    known = {"user_id": "ann", "session_id": "s1", "surface": None, "position": None, "request_id": None}
+    when = START + pd.Timedelta(minutes=minute)
+    return known | {"region": "DE", "item_id": item, "event": kind, "event_time": when} | more
+
+
+def shown(minute: float, *items: str, request: str = "r1") -> list[dict[str, Any]]:
+    return [
+        event(minute, "impression", item, request_id=request, position=k, surface="home")
+        for k, item in enumerate(items)
+    ]
+
+
+def table(*events: dict[str, Any]) -> pd.DataFrame:
+    return pd.DataFrame(events)
+
+
+def labels(judged: ranking_requests.Judged) -> dict[str, tuple[int, int, int]]:
+    rows = judged.rows[["item_id", "click", "cart", "purchase"]]
+    return {item: (int(a), int(b), int(c)) for item, a, b, c in rows.itertuples(index=False)}
+
+
+def lists(*events: dict[str, Any]) -> ranking_requests.Judged:
+    frame = table(*events)
+    frame["visitor"] = "u:" + frame["user_id"]
+    frame["time"] = frame["event_time"].astype("int64") / 1e9
+    return ranking_requests.shown_lists(frame)
+
+
+def test_what_was_shown_is_labelled_by_what_followed() -> None:
+    judged = lists(
+        *shown(0, "mug", "lamp", "rug"),
+        event(1, "click", "lamp", request_id="r1"),
+        event(1, "click", "rug", request_id="r1"),
+        event(5, "add_to_cart", "rug"),
+        event(9, "purchase", "rug"),
+    )
+    assert labels(judged) == {"mug": (0, 0, 0), "lamp": (1, 0, 0), "rug": (1, 1, 1)}
+    assert judged.rows["position"].tolist() == [0, 1, 2]
+    assert judged.requests.loc[0, ["user_id", "region", "surface"]].tolist() == ["ann", "DE", "home"]
+    assert judged.shown
+
+
+def test_what_came_before_or_a_day_later_does_not_count() -> None:
+    judged = lists(
+        *shown(0, "mug", "lamp"),
+        event(-1, "click", "mug", request_id="r1"),
+        event(1, "click", "lamp", request_id="r1"),
+        event(-5, "purchase", "lamp"),
+        event(24 * 60 + 1, "purchase", "lamp"),
+    )
+    assert labels(judged) == {"mug": (0, 0, 0), "lamp": (1, 0, 0)}
+
+
+def test_an_impression_without_a_click_takes_no_credit_for_a_purchase() -> None:
+    judged = lists(*shown(0, "mug"), event(3, "view", "mug"), event(5, "purchase", "mug"))
+    assert labels(judged) == {"mug": (0, 0, 0)}
+
+
+def test_somebody_else_buying_it_does_not_count() -> None:
+    judged = lists(
+        *shown(0, "mug"), event(1, "click", "mug", request_id="r1"), event(5, "purchase", "mug", user_id="bob")
+    )
+    assert labels(judged) == {"mug": (1, 0, 0)}
+
+
+def test_without_impressions_a_request_is_the_moment_before_a_visit() -> None:
+    judged = ranking_requests.judge(
+        table(
+            event(0, "view", "mug"),
+            event(2, "purchase", "lamp"),
+            event(3, "like", "rug"),
+            event(90, "view", "mug", session_id="s2", user_id=None),
+            event(26 * 60, "view", "late"),
+        )
+    )
+    assert not judged.shown
+    assert judged.requests["user_id"].tolist() == ["ann", ""]
+    assert judged.requests["time"][0] == START.timestamp() - ranking_requests.VISIT_LEAD
+    first = judged.take(pd.Index([0]).to_numpy())
+    assert labels(first) == {"mug": (1, 0, 0), "lamp": (1, 1, 1), "rug": (1, 1, 0)}
+
+
+def test_taking_requests_numbers_them_again() -> None:
+    log = [event(60 * k, "view", f"item{k}", session_id=f"s{k}") for k in range(4)]
+    judged = ranking_requests.judge(table(*log)).take(pd.Index([1, 3]).to_numpy())
+    assert judged.rows["request"].tolist() == [0, 1]
+    assert judged.rows["item_id"].tolist() == ["item1", "item3"]
