@@ -165,11 +165,9 @@ def main(params: Params, settings: Settings) -> stage.Result:
 
 
 def _first_day(gate: Gate) -> date:
-    """The first day of the batch: the one after the last published, or the data day where it is published already."""
-    published = gate.lake.days(datasets.EVENTS)
-    if not published:
-        return expectations.OLDEST
-    return min(gate.params.day, published[-1] + timedelta(days=1))
+    """The first day of the batch, as ingest chose it; the oldest day possible where it took in everything."""
+    since = stage.result_of(gate.settings, gate.params.run, "ingest")["since"]
+    return date.fromisoformat(since) if since else expectations.OLDEST
 
 
 def _require_schemas(gate: Gate) -> None:
@@ -215,7 +213,7 @@ def _quarantine(gate: Gate, judged: Judged) -> None:
     log.warning("%s: rows put into quarantine: %s", judged.table.name, judged.reasons)
     reason = F.array_join(expectations.REASONS, "; ").alias("reason")
     with gate.lake.replacing(dataset, gate.params.run) as work:
-        _write(judged.bad.select(*judged.table.names, reason).coalesce(1), work)
+        _write(judged.bad.select(*judged.table.names, reason).hint("rebalance"), work)
 
 
 def _publish(gate: Gate, judged: Judged) -> None:

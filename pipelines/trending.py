@@ -9,6 +9,7 @@ from collections import Counter
 from datetime import date, datetime, timedelta
 
 from pydantic import Field
+from pyspark import StorageLevel
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
@@ -138,16 +139,7 @@ def _lists() -> Column:
 
 
 def covisitation(
-    events: DataFrame,
-    items: DataFrame,
-    as_of: datetime,
-    *,
-    window_days: int = 60,
-    basket_days: int = 7,
-    basket_cap: int = 50,
-    min_support: int = 3,
-    shrinkage: float = 10,
-    per_item: int = 50,
+    baskets: DataFrame, items: DataFrame, *, min_support: int = 3, shrinkage: float = 10, per_item: int = 50
 ) -> DataFrame:
     """Items that go together: item_id, kind ("bought" or "viewed"), rank (from 1), other_id, lift, support.
 
@@ -161,10 +153,15 @@ def covisitation(
     times (Bell and Koren, KDD Cup 2007). Pairs in fewer than `min_support` baskets are dropped, and so are neighbours
     that are not available. Ties go to the smaller other_id.
 
-    A basket has at most `basket_cap` items, the latest: a robot's session of 10,000 items makes 1,225 pairs, not 50
-    million. Pairs are counted before they are sent, so no item is a hot key.
+    Pairs are counted before they are sent, so no item is a hot key.
+
+    Args:
+        baskets: kind, items; as `baskets_of` makes them. Scanned three times: persist them.
+        items: the catalogue.
+        min_support: baskets that must hold a pair.
+        shrinkage: support at which a lift counts half.
+        per_item: neighbours kept per item and kind.
     """
-    baskets = baskets_of(in_window(events, as_of, window_days), as_of, basket_days, basket_cap)
     members = baskets.select("kind", F.explode("items").alias("item_id"), "items")
     pairs = members.select(
         "kind", "item_id", F.explode(F.filter("items", lambda other: other > F.col("item_id"))).alias("other_id")
@@ -193,12 +190,16 @@ def covisitation(
     )
 
 
-def baskets_of(recent: DataFrame, as_of: datetime, basket_days: int, basket_cap: int) -> DataFrame:
-    """Sets of items that were bought or viewed together: kind, items (distinct, sorted, at most `basket_cap`).
+def baskets_of(
+    events: DataFrame, as_of: datetime, *, window_days: int = 60, basket_days: int = 7, basket_cap: int = 50
+) -> DataFrame:
+    """Sets of items that were bought or viewed together: kind, items (distinct, sorted).
 
     Bought: by one user in one stretch of `basket_days`, counted back from `as_of`; an anonymous purchase belongs to
-    its session. Viewed: in one session.
+    its session. Viewed: in one session. A set keeps at most `basket_cap` items, the latest: a robot's session of
+    10,000 items makes 1,225 pairs, not 50 million.
     """
+    recent = in_window(events, as_of, window_days)
     stretch = F.floor((F.lit(as_of).cast("double") - F.col("event_time").cast("double")) / (basket_days * DAY)).cast(
         "string"
     )
@@ -246,11 +247,13 @@ def main(params: Params, settings: Settings) -> stage.Result:
         as_of,
         **params.model_dump(include={"half_life_days", "window_days", "new_days", "per_key"}),
     )
-    _write(lake, datasets.TRENDING, params.day, lists.coalesce(1).sortWithinPartitions("scope", "key", "rank"))
+    _write(lake, datasets.TRENDING, params.day, lists.sortWithinPartitions("scope", "key", "rank"))
     log.info("counting what goes together")
-    options = {"window_days", "basket_days", "basket_cap", "min_support", "shrinkage", "per_item"}
-    pairs = covisitation(events, items, as_of, **params.model_dump(include=options))
-    _write(lake, datasets.COVISITATION, params.day, pairs.coalesce(1).sortWithinPartitions("kind", "item_id", "rank"))
+    baskets = baskets_of(events, as_of, **params.model_dump(include={"window_days", "basket_days", "basket_cap"}))
+    baskets.persist(StorageLevel.DISK_ONLY)
+    pairs = covisitation(baskets, items, **params.model_dump(include={"min_support", "shrinkage", "per_item"}))
+    _write(lake, datasets.COVISITATION, params.day, pairs.sortWithinPartitions("kind", "item_id", "rank"))
+    baskets.unpersist()
     return {
         "days": len(days),
         "lists": _counts(lake, datasets.TRENDING, params.day, "scope"),
@@ -270,5 +273,5 @@ def _write(lake: Lake, dataset: Dataset, day: date, rows: DataFrame) -> None:
 
 
 def _counts(lake: Lake, dataset: Dataset, day: date, by: str) -> dict[str, int]:
-    values: list[str] = lake.read(dataset, day, [by])[by].to_pylist()  # type: ignore[assignment]  # never null
+    values: list[str] = lake.read(dataset, day, [by])[by].to_pylist()
     return dict(Counter(values))

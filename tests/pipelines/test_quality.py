@@ -70,8 +70,12 @@ def stage_batch(
     events: Sequence[Row] | pa.Table = GOOD,
     items: Sequence[Row] = ITEMS,
     users: Sequence[Row] = USERS,
+    since: date | None = None,
 ) -> None:
-    """Write the staged tables as ingest would."""
+    """Leave the staged tables and the result that ingest would."""
+    result = datasets.run_folder(settings, RUN) / "ingest.json"
+    result.parent.mkdir(parents=True, exist_ok=True)
+    result.write_text(json.dumps({"since": since and since.isoformat()}))
     lake = datasets.lake(settings)
     for table, rows in ((schema.EVENTS, events), (schema.ITEMS, items), (schema.USERS, users)):
         staged = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(list(rows), schema=loose(table))
@@ -111,7 +115,7 @@ def test_a_re_run_of_the_day_replaces_only_itself(settings: Settings, spark: Spa
     lake = datasets.lake(settings)
     before, yesterday = lake.read(datasets.EVENTS, DAY), lake.path(datasets.EVENTS, DAY - timedelta(days=1))
     untouched = yesterday.stat().st_mtime_ns
-    stage_batch(settings, GOOD)
+    stage_batch(settings, GOOD, since=DAY)
     run(settings)
     assert lake.read(datasets.EVENTS, DAY).equals(before)
     assert yesterday.stat().st_mtime_ns == untouched
@@ -187,7 +191,7 @@ def test_of_rows_with_one_id_the_first_arrived_is_kept(settings: Settings, spark
 
 def test_an_event_of_a_published_day_is_late(settings: Settings, spark: SparkSession) -> None:
     datasets.lake(settings).write(datasets.EVENTS, DAY - timedelta(days=1), pa.Table.from_pylist(GOOD[:1]))
-    stage_batch(settings, [*GOOD, event(99, event_time=NOON - timedelta(days=1))])
+    stage_batch(settings, [*GOOD, event(99, event_time=NOON - timedelta(days=1))], since=DAY)
     run(settings, max_null_rise=1)
     assert quarantined(settings, "events") == {"e0099": "late"}
     assert datasets.lake(settings).read(datasets.EVENTS, DAY - timedelta(days=1)).num_rows == 1
@@ -265,7 +269,7 @@ def publish_history(settings: Settings, rows_per_day: int) -> None:
 
 def test_a_drop_of_volume_stops_the_run(settings: Settings, spark: SparkSession) -> None:
     publish_history(settings, 200)
-    stage_batch(settings, GOOD)
+    stage_batch(settings, GOOD, since=DAY)
     with pytest.raises(BadData, match=r"events.volume: observed 40, allowed at least 50 rows"):
         run(settings)
     assert run(settings, min_volume=0.2)["passed"]
@@ -273,9 +277,9 @@ def test_a_drop_of_volume_stops_the_run(settings: Settings, spark: SparkSession)
 
 def test_a_column_that_got_empty_stops_the_run(settings: Settings, spark: SparkSession) -> None:
     publish_history(settings, 400)  # 1,200 purchases, each with a region
-    stage_batch(settings, many(200, lambda n: {"region": None} if n % 2 else {}))
+    stage_batch(settings, many(200, lambda n: {"region": None} if n % 2 else {}), since=DAY)
     with pytest.raises(BadData, match=r"events.empty_region_of_purchase: observed 50.00% \(100 of 200\)"):
         run(settings)
     # What another type of event leaves empty is no news about purchases.
-    stage_batch(settings, [*many(200, lambda n: {"event": "view", "region": None} if n % 2 else {})])
+    stage_batch(settings, [*many(200, lambda n: {"event": "view", "region": None} if n % 2 else {})], since=DAY)
     assert run(settings)["passed"]

@@ -84,10 +84,10 @@ def neighbours(
     spark: SparkSession, events: Sequence[dict[str, Any]], items: Sequence[dict[str, Any]], **options: Any
 ) -> dict[tuple[str, str], list[tuple[str, float, int]]]:
     """(kind, item_id) → [(other_id, lift, support)] by rank."""
+    of_baskets = {name: options.pop(name) for name in ("basket_days", "basket_cap") if name in options}
     found = trending.covisitation(
-        frame(spark, schema.EVENTS, events),
+        trending.baskets_of(frame(spark, schema.EVENTS, events), AS_OF, **of_baskets),
         frame(spark, schema.ITEMS, items),
-        AS_OF,
         **{"min_support": 1, "shrinkage": 0, **options},
     ).collect()
     answer: dict[tuple[str, str], list[tuple[str, float, int]]] = {}
