@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from feature_repo import events as schema
 from recsys.errors import UsageError
-from simulator import behaviour, bots, frame, vocabulary, world
+from simulator import behaviour, bots, frame, restock, vocabulary, world
 from simulator.catalogue import DAY_US
 from simulator.frame import Frame
 from simulator.world import Plan, World
@@ -70,19 +70,22 @@ def write(plan: Plan, folder: Path, progress: Progress = lambda done, events: No
 
 
 def days(shop: World) -> Iterator[Frame]:
-    """The events of each calendar day, sorted by time; visits that last over midnight go on in the next day."""
+    """The events of each calendar day, sorted by time; visits that last over midnight go on in the next day, and what
+    is used up is bought again weeks later."""
     plan = shop.plan
     bot_events = round(plan.events * bots.SHARE / plan.days)
     total = (plan.events - bot_events * plan.days) / behaviour.events_per_visit(shop)
     visits = np.diff(np.round(np.concatenate([[0.0], np.cumsum(behaviour.day_weights(shop))]) * total)).astype(int)
-    late: Frame | None = None
+    late, planned = frame.empty(), frame.empty()
     for index in range(plan.days):
-        made = behaviour.day(shop, index, int(visits[index]), bot_events)
-        if late is not None:
-            made = frame.concat([late, made]).sorted()
-        over = made.time >= plan.start_us + (index + 1) * DAY_US
-        late = made.take(over)
-        yield made.take(~over)
+        end = plan.start_us + (index + 1) * DAY_US
+        today, planned = planned.split(end)
+        count = int(visits[index])
+        again = restock.visits(shop, today, index, first_session=count + len(shop.shoppers))
+        made = frame.concat([late, behaviour.day(shop, index, count, bot_events), again]).sorted()
+        made, late = made.split(end)
+        planned = frame.concat([planned, restock.due(shop, made, index)])
+        yield made
 
 
 def _clear(folder: Path) -> None:

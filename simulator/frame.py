@@ -54,6 +54,11 @@ class Frame:
         """By time; what happens at the same moment stays in order."""
         return self.take(np.argsort(self.time, kind="stable"))
 
+    def split(self, moment: int) -> tuple["Frame", "Frame"]:
+        """What happens before a moment (microseconds since the epoch), and what at it or after it."""
+        before = self.time < moment
+        return self.take(before), self.take(~before)
+
     def but(self, **changes: NDArray[Any]) -> "Frame":
         """A copy with some columns replaced."""
         return replace(self, **changes)
@@ -72,3 +77,9 @@ def blank(**columns: NDArray[np.int64] | NDArray[np.bool_]) -> Frame:
     count = len(columns["time"])
     nothing = np.full(count, np.nan)
     return Frame(**columns, value=nothing, quantity=np.full(count, -1), duration=nothing)  # type: ignore[arg-type]
+
+
+def empty() -> Frame:
+    """A frame without events."""
+    names = ("time", "user", "session", "request", "item", "kind", "surface", "position")
+    return blank(known=np.zeros(0, bool), **{name: np.zeros(0, np.int64) for name in names})
