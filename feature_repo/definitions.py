@@ -2,15 +2,16 @@
 twice is an error.
 
 Offline tables lie beside the lake (`<storage root>/lake/features/<view>`), one parquet partition a day, written
-by `pipelines.features` alone. A row is emitted when an entity's features change; training and serving both take
-the latest row before the moment of the request, so a window that has run out since is stale in the same way for
-both, and `feature_age_days` (transforms.py) says by how much.
+by `pipelines.features` alone. Items have a row every day. A user has one when something happened; training and
+serving both take the latest row before the moment of the request, so a window that has run out since is stale in
+the same way for both, and the features of its age (ranking_table.py) say by how much.
 """
 
 from datetime import timedelta
 from pathlib import Path
 
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
+from feast.data_format import ParquetFormat
 from feast.types import Array, Bool, Float32, Float64, Int64, String
 
 from feature_repo import names
@@ -103,12 +104,18 @@ def definitions(features: Path) -> list[Entity | FeatureView | FeatureService]:
 
 
 def _view(name: str, schema: list[Field], features: Path) -> FeatureView:
-    source = FileSource(name=f"{name}_source", path=str(features / name), timestamp_field="event_timestamp")
-    # Offline joins look back without limit: a user who was away for a year still has a history.
+    key = names.ENTITY_OF_VIEW[name]
+    # DuckDB reads files, not folders. The pattern passes by what a partition's replacement leaves aside for a moment.
+    path = str(features / name / "day=*" / "*.parquet")
+    source = FileSource(
+        name=f"{name}_source", path=path, timestamp_field="event_timestamp", file_format=ParquetFormat()
+    )
+    # Offline joins look back without limit: a user who was away for a year still has a history. The key is part of
+    # the schema, so that Feast need not open the files, which may not exist yet, to learn its type.
     return FeatureView(
         name=name,
-        entities=[ENTITIES[names.ENTITY_OF_VIEW[name]]],
-        schema=schema,
+        entities=[ENTITIES[key]],
+        schema=[*schema, Field(name=key, dtype=String)],
         source=source,
         ttl=timedelta(0),
     )

@@ -103,7 +103,7 @@ def newest_rows(lake: Lake, view: str, days: list[date]) -> pa.Table:
     table = lake.read_days(datasets.feature_view(view), days, columns)
     order = pc.sort_indices(table, sort_keys=[(key, "ascending"), ("event_timestamp", "descending")])
     ids = table.column(key).take(order).combine_chunks()
-    first = pa.concat_arrays([pa.array([True] * min(len(ids), 1)), pc.not_equal(ids[1:], ids[:-1])])
+    first = pa.concat_arrays([pa.array([True] * min(len(ids), 1), pa.bool_()), pc.not_equal(ids[1:], ids[:-1])])
     return table.take(order.filter(first))
 
 
