@@ -425,7 +425,8 @@ def validate(table: str, rows: DataFrame, expectations: Sequence[Any]) -> tuple[
     """Judge one batch with Great Expectations; return what a person reads, and GX's own result for machines."""
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
-    asset = context.data_sources.add_spark(name="lake").add_dataframe_asset(name=table)
+    # persist: GX would keep every batch in memory until the session ends, and hand the old rows to the next run.
+    asset = context.data_sources.add_spark(name="lake", persist=False).add_dataframe_asset(name=table)
     batch = asset.add_batch_definition_whole_dataframe("batch").get_batch({"dataframe": rows})
     outcome = batch.validate(gx.ExpectationSuite(name=table, expectations=list(expectations)))
     return [_check(table, result) for result in outcome.results], outcome.to_json_dict()

@@ -189,10 +189,19 @@ def test_of_rows_with_one_id_the_first_arrived_is_kept(settings: Settings, spark
     assert datasets.lake(settings).read(datasets.EVENTS, DAY).num_rows == 40
 
 
+def publish_history(settings: Settings, rows_per_day: int) -> None:
+    lake = datasets.lake(settings)
+    for back in range(1, 4):
+        rows = [event(number, event_time=NOON - timedelta(days=back)) for number in range(rows_per_day)]
+        lake.write(
+            datasets.EVENTS, DAY - timedelta(days=back), pa.Table.from_pylist(rows, schema=schema.EVENTS.arrow())
+        )
+
+
 def test_an_event_of_a_published_day_is_late(settings: Settings, spark: SparkSession) -> None:
-    datasets.lake(settings).write(datasets.EVENTS, DAY - timedelta(days=1), pa.Table.from_pylist(GOOD[:1]))
+    publish_history(settings, 1)
     stage_batch(settings, [*GOOD, event(99, event_time=NOON - timedelta(days=1))], since=DAY)
-    run(settings, max_null_rise=1)
+    run(settings)
     assert quarantined(settings, "events") == {"e0099": "late"}
     assert datasets.lake(settings).read(datasets.EVENTS, DAY - timedelta(days=1)).num_rows == 1
 
@@ -256,15 +265,6 @@ def test_a_bad_batch_stops_the_run_and_publishes_nothing(
     assert "nothing was published" in (folder / "quality" / "report.html").read_text()
     assert json.loads((folder / "quality" / "report.json").read_text())["passed"] is False
     assert not (folder / "quality.json").exists()
-
-
-def publish_history(settings: Settings, rows_per_day: int) -> None:
-    lake = datasets.lake(settings)
-    for back in range(1, 4):
-        rows = [event(number, event_time=NOON - timedelta(days=back)) for number in range(rows_per_day)]
-        lake.write(
-            datasets.EVENTS, DAY - timedelta(days=back), pa.Table.from_pylist(rows, schema=schema.EVENTS.arrow())
-        )
 
 
 def test_a_drop_of_volume_stops_the_run(settings: Settings, spark: SparkSession) -> None:
