@@ -34,7 +34,9 @@ log = logging.getLogger(__name__)
 
 
 class Params(stage.Params):
-    epochs: int | None = Field(None, ge=1, description="passes over the examples; default: by their number, 4 to 10")
+    epochs: int | None = Field(
+        None, ge=1, description="passes over the examples; default: by the number of events, 3 to 10"
+    )
     dim: int = Field(names.EMBEDDING_DIM, ge=8, le=1024, description="length of the embeddings")
     batch_size: int | None = Field(None, ge=8, description="examples per step; default: 256, 1024 for large data")
     learning_rate: float = Field(2e-3, gt=0, description="of Adam at the start; falls along a cosine to 0")
@@ -71,12 +73,12 @@ class Recipe:
 def settle(params: Params, items: int, events: int, days: float) -> Recipe:
     """Hyperparameters from the size of the data, where the caller has not decided.
 
-    Epochs: about four million events in all, so that training time stays level, within 4 to 10. Statistics are
+    Epochs: about two million events in all, so that training time stays level, within 3 to 10. Statistics are
     looked up about weekly, each moment shared by enough events to fill batches. Targets count half after a
     twenty-fourth of the span, which is half of what the holdout asks about.
     """
     batch = params.batch_size or (256 if events < 5_000_000 else 1024)
-    epochs = params.epochs or int(np.clip(4_000_000 // max(events, 1), 4, 10))
+    epochs = params.epochs or int(np.clip(2_000_000 // max(events, 1), 3, 10))
     negatives = params.negatives if params.negatives is not None else (0 if items <= FULL_SOFTMAX else 8192)
     weekly = int(np.clip(days // 7, 1, 52))
     moments = params.moments if params.moments is not None else min(weekly, events // 2_000)
