@@ -80,6 +80,11 @@ class Run:
             with reaching(self.url):
                 self.client.log_artifacts(self.id, str(folder), under)
 
+    def file(self, path: Path, under: str | None = None) -> None:
+        """Keep one file."""
+        with reaching(self.url):
+            self.client.log_artifact(self.id, str(path), under)
+
     def text(self, text: str, name: str) -> None:
         """Keep one text, such as a model card, as the artifact `name`."""
         with reaching(self.url):

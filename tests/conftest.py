@@ -66,6 +66,24 @@ def online_settings(settings: Settings, redis_url: str) -> Settings:
     return settings.model_copy(update={"services": Services(redis_url=redis_url)})
 
 
+@pytest.fixture(scope="session")
+def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow database; making its tables takes seconds, copying it does not."""
+    import mlflow
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    url = f"sqlite:///{path}"
+    mlflow.MlflowClient(tracking_uri=url, registry_uri=url).search_experiments()
+    return path
+
+
+@pytest.fixture
+def tracked_settings(settings: Settings, mlflow_template: Path, tmp_path: Path) -> Settings:
+    """Settings whose MLflow is a database file of this test's own."""
+    shutil.copyfile(mlflow_template, tmp_path / "mlflow.db")
+    return settings.model_copy(update={"services": Services(mlflow_url=f"sqlite:///{tmp_path}/mlflow.db")})
+
+
 def _wait_for(port: int, seconds: float = 20) -> None:
     deadline = time.monotonic() + seconds
     while _is_free(port):

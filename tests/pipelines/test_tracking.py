@@ -11,15 +11,14 @@ import pytest
 from pipelines import tracking
 from pipelines.datasets import RunId
 from recsys.errors import Permanent, Retryable
-from recsys.settings import Services, Settings, child_environment
+from recsys.settings import Settings, child_environment
 
 RUN = RunId("r1")
 
 
 @pytest.fixture
-def tracked(settings: Settings, tmp_path: Path) -> Settings:
-    """Settings whose MLflow is a database file."""
-    return settings.model_copy(update={"services": Services(mlflow_url=f"sqlite:///{tmp_path}/mlflow.db")})
+def tracked(tracked_settings: Settings) -> Settings:
+    return tracked_settings
 
 
 def runs(settings: Settings) -> dict[str, Any]:

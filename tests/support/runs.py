@@ -16,6 +16,12 @@ from recsys.settings import Settings
 DAY = date(2024, 3, 1)
 ITEMS = [f"i{n:02}" for n in range(60)]
 
+_RETRIEVAL = {
+    "view": "purchases",
+    "views": {"purchases": {"two towers": {"recall@20": 0.31}, "popularity": {"recall@20": 0.12}}},
+    "slices": {"new users": {"users": 12, "recall": {"two towers": 0.2, "popularity": 0.1}}},
+}
+
 
 def make(settings: Settings, run: str, day: date = DAY, salt: str = "") -> dict[str, artifact.Artifact]:
     """Write artifacts and results of a run; another salt gives other artifacts."""
@@ -30,13 +36,14 @@ def make(settings: Settings, run: str, day: date = DAY, salt: str = "") -> dict[
     refs = {kind: _reference(settings, found) for kind, found in made.items()}
     gate = {"passed": True, "reasons": []}
     results: dict[str, dict[str, Any]] = {
-        "ingest": {"fingerprint": f"data-{day}", "events": 1000, "items": len(ITEMS), "users": 3},
+        "ingest": {"fingerprint": f"data-{day}", "source": "simulator", "rows": {"events": 1000, "items": len(ITEMS)}},
         "train_retrieval": {"artifact": refs["retrieval"], "metrics": {"loss": 1.5}},
-        "evaluate_retrieval": gate | {"metrics": {"recall@20": 0.31, "baselines": {"popularity": {"recall@20": 0.12}}}},
+        "evaluate_retrieval": gate | {"metrics": _RETRIEVAL},
         "build_index": {"artifact": refs["index"], "catalogue": refs["catalogue"], "metrics": {"items": len(ITEMS)}},
         "validate_index": gate | {"metrics": {"recall@100": 0.99}},
         "train_ranker": {"artifact": refs["ranker"], "metrics": {"auc": 0.7}},
-        "evaluate_ranker": gate | {"metrics": {"ndcg@20": 0.4, "baselines": {"xgboost": {"ndcg@20": 0.38}}}},
+        "evaluate_ranker": gate
+        | {"metrics": {"ranker": {"ndcg_10": 0.4}, "xgboost": {"ndcg_10": 0.38}, "heads": {"click": {"auc": 0.7}}}},
     }
     for stage, result in results.items():
         write_result(settings, run, stage, result)
