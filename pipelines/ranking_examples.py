@@ -19,12 +19,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.dataset
 import pyarrow.parquet
 from feast import FeatureStore
 from numpy.typing import NDArray
 
-from feature_repo import names, transforms
+from feature_repo import names, store, transforms
 from models import ranker
 from pipelines import datasets, embedding
 from pipelines.datasets import Lake
@@ -154,57 +153,22 @@ class Shelf:
         return ~(self._created[None, :] >= now[:, None])
 
 
-def users_at(store: FeatureStore, requests: pd.DataFrame) -> dict[str, list[Any]]:
+def users_at(features: FeatureStore, requests: pd.DataFrame) -> dict[str, list[Any]]:
     """What Feast knew of each request's user at its time: columns of `transforms.Requests.users`.
 
-    The same service as the predictor's, joined point in time: of each view the newest row that is not later. An
-    anonymous visitor has the history of the session alone.
+    The same service as the predictor's, joined point in time. An anonymous visitor has the history of the session
+    alone.
     """
     when = pd.to_datetime((requests["time"] * 1e6).astype(np.int64), unit="us", utc=True)
     asked = pd.DataFrame({"user_id": requests["user_id"], "event_timestamp": when})
-    found = {"user_id": asked["user_id"].tolist()} | _joined(store, "ranking_v1", asked)
+    found = {"user_id": asked["user_id"].tolist()} | store.historical(features, "ranking_v1", "user_id", asked)
     anonymous = np.flatnonzero(requests["user_id"] == "")
-    visits = asked.iloc[anonymous].assign(session_id=requests["session_id"].iloc[anonymous]).drop(columns="user_id")
-    for name, values in (_joined(store, "session_v1", visits) if len(visits) else {}).items():
-        for row, value in zip(anonymous, values, strict=True):
-            found[name][row] = value
+    if len(anonymous):
+        visits = pd.DataFrame({"session_id": requests["session_id"], "event_timestamp": when}).iloc[anonymous]
+        for name, values in store.historical(features, "session_v1", "session_id", visits).items():
+            for row, value in zip(anonymous, values, strict=True):
+                found[name][row] = value
     return found
-
-
-def _joined(store: FeatureStore, service: str, asked: pd.DataFrame) -> dict[str, list[Any]]:
-    """Feast's point-in-time join of each view of a service, one value per row of `asked`, None where unknown.
-
-    View by view, and only for entities with a row by then: Feast 0.67 drops an entity whose rows are all later, from
-    what other views found for it too (a user whose first event is still to come would lose the profile), keeps one
-    of several requests with the same key and time, and fails in Dask where all of a partition is unknown.
-    """
-    unique = asked.drop_duplicates()
-    found: dict[str, list[Any]] = {}
-    for projection in store.get_feature_service(service).feature_view_projections:
-        fields = [field.name for field in projection.features]
-        known = unique[_known(store, projection.name, unique)]
-        frame = unique.iloc[:0].reindex(columns=[*unique.columns, *fields])
-        if len(known):
-            wanted = [f"{projection.name}:{name}" for name in fields]
-            frame = store.get_historical_features(entity_df=known.copy(), features=wanted).to_df()
-        frame["event_timestamp"] = frame["event_timestamp"].astype(asked["event_timestamp"].dtype)
-        joined = asked.merge(frame, on=list(asked.columns), how="left")
-        found |= {name: [None if _missing(value) else value for value in joined[name]] for name in fields}
-    return found
-
-
-def _known(store: FeatureStore, view: str, asked: pd.DataFrame) -> NDArray[np.bool_]:
-    """[asked] whether an entity has a row in a view by its time; reads two columns of the offline table."""
-    source = store.get_feature_view(view).batch_source
-    key = next(name for name in asked.columns if name != "event_timestamp")
-    table = pyarrow.dataset.dataset(source.path, format="parquet").to_table(columns=[key, source.timestamp_field])
-    first = table.group_by(key).aggregate([(source.timestamp_field, "min")]).to_pandas().set_index(key)
-    start = asked[key].map(first[f"{source.timestamp_field}_min"])
-    return np.asarray(start <= asked["event_timestamp"])
-
-
-def _missing(value: Any) -> bool:
-    return value is None or value is pd.NaT or (isinstance(value, float) and np.isnan(value))
 
 
 def build(
@@ -247,7 +211,6 @@ def _queries(
 ) -> NDArray[np.float32]:
     """[requests, dim] vectors by the user tower, as the predictor makes them."""
     columns = [users[name] for name in (*HISTORY, "region", "age_group", "preferences")]
-    columns[:3] = [[row if row is not None else () for row in column] for column in columns[:3]]
     times = requests["time"].to_numpy(np.float64)
     found = []
     for start in range(0, len(requests), embedding.BATCH):

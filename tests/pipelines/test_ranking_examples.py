@@ -1,0 +1,221 @@
+"""Examples as they were at the moment of the request: nothing from its future, and the same as serving computes."""
+
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from feast import types
+
+from feature_repo import definitions, events, names, store, transforms
+from models import ranker
+from pipelines import datasets, ranking_examples, ranking_requests
+from recsys.settings import Settings
+
+DAY = date(2026, 1, 20)
+NOON = datetime(2026, 1, 20, 12, tzinfo=UTC)
+ITEMS = ("lamp", "mug", "rug", "vase")
+USER_VIEWS = ("user_profile", "user_history", "user_activity", "user_categories")
+KINDS = {
+    types.String: (pa.string(), ""),
+    types.Int64: (pa.int64(), 0),
+    types.Float32: (pa.float32(), 0.0),
+    types.Float64: (pa.float64(), 0.0),
+}
+
+
+def put(settings: Settings, view: str, when: datetime, **values: Any) -> None:
+    """One row of an offline table; what is not given is zero, "" or empty."""
+    key = names.ENTITY_OF_VIEW[view]
+    columns = {key: pa.array([values.pop(key)])}
+    for field in definitions.SCHEMAS[view]:
+        many = isinstance(field.dtype, types.Array)
+        kind, nothing = KINDS[field.dtype.base_type if many else field.dtype]
+        value = values.pop(field.name, [] if many else nothing)
+        columns[field.name] = pa.array([value], pa.list_(kind) if many else kind)
+    assert not values
+    columns["event_timestamp"] = pa.array([when], pa.timestamp("us", "UTC"))
+    folder = datasets.lake(settings).path(datasets.feature_view(view), when.date())
+    folder.mkdir(parents=True, exist_ok=True)
+    pa.parquet.write_table(pa.table(columns), folder / f"{len(list(folder.iterdir()))}.parquet")
+
+
+def put_user(settings: Settings, user_id: str, when: datetime, items: list[str]) -> None:
+    """All that the views say of a user who bought some items, a day apart, up to a moment."""
+    times = [int((when - timedelta(days=len(items) - k)).timestamp()) for k in range(len(items))]
+    put(settings, "user_profile", when, user_id=user_id, region="DE", preferences=["Home"])
+    bought = ["purchase"] * len(items)
+    history = {"history_items": items, "history_events": bought, "history_times": times}
+    put(settings, "user_history", when, user_id=user_id, **history)
+    activity = {"purchase_7d": float(len(items)), "mean_price_30d": 7.0, "activity_time": int(when.timestamp())}
+    put(settings, "user_activity", when, user_id=user_id, **activity)
+    weights = {"top_categories": ["Home"], "top_category_weights": [0.9]}
+    put(settings, "user_categories", when, user_id=user_id, **weights)
+
+
+def users_at(settings: Settings, requests: pd.DataFrame) -> dict[str, list[Any]]:
+    return ranking_examples.users_at(store.apply(settings), requests)
+
+
+def asked(*users: str, when: datetime = NOON) -> pd.DataFrame:
+    """One request per user; "" is anonymous, in session s."""
+    return pd.DataFrame(
+        {"user_id": users, "session_id": "s", "time": when.timestamp(), "region": "DE", "surface": "home"}
+    )
+
+
+def test_users_are_as_they_were_and_a_planted_future_changes_nothing(settings: Settings) -> None:
+    put_user(settings, "ann", NOON - timedelta(days=2), ["mug"])
+    put_user(settings, "ann", NOON - timedelta(days=1), ["mug", "lamp"])
+    before = users_at(settings, asked("ann", "nobody", "ann"))
+    put_user(settings, "ann", NOON + timedelta(seconds=1), ["rug"] * 5)
+    put_user(settings, "nobody", NOON + timedelta(seconds=1), ["rug"] * 5)
+    after = users_at(settings, asked("ann", "nobody", "ann"))
+    assert before["history_items"] == [["mug", "lamp"], [], ["mug", "lamp"]]
+    assert before["purchase_7d"] == [2.0, None, 2.0]
+    assert str(after) == str(before)
+
+
+def test_a_profile_survives_a_first_event_that_is_still_to_come(settings: Settings) -> None:
+    put(settings, "user_profile", NOON - timedelta(days=1), user_id="ann", region="FR")
+    put_user(settings, "ann", NOON + timedelta(days=1), ["mug"])
+    found = users_at(settings, asked("ann"))
+    assert found["region"] == ["FR"]
+    assert found["history_items"] == [[]]
+
+
+def test_an_anonymous_visitor_has_the_history_of_the_session(settings: Settings) -> None:
+    put_user(settings, "ann", NOON + timedelta(days=1), ["lamp"])
+    past = {"history_items": ["mug"], "history_events": ["view"], "history_times": [1]}
+    put(settings, "session_history", NOON - timedelta(hours=12), session_id="s", **past)
+    found = users_at(settings, asked("", "ann"))
+    assert found["history_items"] == [["mug"], []]
+
+
+@pytest.mark.services
+def test_offline_features_are_those_of_serving(online_settings: Settings) -> None:
+    put_user(online_settings, "ann", NOON - timedelta(hours=12), ["mug", "lamp", "mug"])
+    feast = store.apply(online_settings)
+    offline = users_at(online_settings, asked("ann"))
+    feast.materialize(NOON - timedelta(days=1), NOON, feature_views=list(USER_VIEWS))
+    online = store.read_online(feast, "ranking_v1", "user_id", ["ann"]) | {"user_id": ["ann"]}
+    matrix = transforms.item_matrix({name: columns(items())[name] for name in transforms.ITEM_COLUMNS})
+    rows = transforms.Candidates(np.zeros(4, int), np.arange(4), np.linspace(1, 0, 4), np.arange(4))
+    both = [
+        transforms.ranking_features(
+            transforms.Requests(users, np.array([NOON.timestamp()]), ["DE"], ["home"]), rows, matrix
+        )
+        for users in (offline, online)
+    ]
+    assert np.abs(both[0]).sum() > 10
+    np.testing.assert_allclose(both[0], both[1], atol=1e-5, rtol=0)
+
+
+def items() -> pa.Table:
+    """Four goods; the vase is of tomorrow."""
+    rows = [
+        {
+            "item_id": name,
+            "title": name,
+            "category": "Home > Goods",
+            "price": 5.0,
+            "created_at": NOON + timedelta(days=1) if name == "vase" else NOON - timedelta(days=9),
+            "available": True,
+        }
+        for name in ITEMS
+    ]
+    table = pa.Table.from_pylist(rows, schema=events.ITEMS.arrow())
+    for name in (*names.ITEM_STATS, "item_first_event_time", "item_last_event_time", "stats_time"):
+        table = table.append_column(
+            name, pa.array(np.zeros(4), pa.float32() if name in names.ITEM_STATS else pa.int64())
+        )
+    return table
+
+
+def columns(table: pa.Table) -> dict[str, Any]:
+    return {name: table.column(name).to_numpy(zero_copy_only=False) for name in table.column_names}
+
+
+class Towers:
+    """Everybody likes the items in the order of the alphabet; popularity shows in the length of the vectors."""
+
+    def users(self, inputs: dict[str, Any]) -> Any:
+        return np.ones((len(inputs["hour"]), 1), np.float32)
+
+    def items(self, inputs: dict[str, Any]) -> Any:
+        popularity = inputs["stats"][:, names.ITEM_STATS.index("popularity")]
+        return (np.linspace(1, 0.1, len(popularity)) + popularity)[:, None].astype(np.float32)
+
+
+@pytest.fixture
+def shelf(settings: Settings) -> ranking_examples.Shelf:
+    lake = datasets.lake(settings)
+    lake.write(datasets.ITEMS, DAY, items().select(events.ITEMS.names))
+    put(settings, "item_stats", NOON.replace(hour=0), item_id="rug", popularity=5.0)
+    put(settings, "item_stats", NOON + timedelta(hours=12), item_id="lamp", popularity=9.0)
+    return ranking_examples.Shelf(lake, DAY, Towers())
+
+
+def visit(*chosen: str) -> ranking_requests.Judged:
+    rows = pd.DataFrame({"request": 0, "item_id": list(chosen), "position": -1})
+    return ranking_requests.Judged(asked("ann"), rows.assign(**dict.fromkeys(ranker.HEADS, 1.0)), shown=False)
+
+
+def nobody() -> dict[str, list[Any]]:
+    known = {name: [None] for name in (*transforms.USER_COLUMNS, "age_group")} | {"user_id": ["ann"]}
+    return known | {name: [[]] for name in ranking_examples.HISTORY}
+
+
+def build(shelf: ranking_examples.Shelf, judged: ranking_requests.Judged, **plan: Any) -> ranking_examples.Examples:
+    seen = {"ann": (np.array(["rug"], dtype=object), np.array([0.0]))}
+    settled = ranking_examples.Plan(**({"candidates": 3, "negatives": 0, "allow_repeats": True, "seed": 1} | plan))
+    return ranking_examples.build(judged, nobody(), shelf, Towers(), 10, settled, seen)
+
+
+def test_candidates_are_what_retrieval_would_have_found_then(shelf: ranking_examples.Shelf) -> None:
+    """The rug led by its popularity at midnight; the lamp's of tonight and the vase of tomorrow do not count."""
+    found = build(shelf, visit("mug"))
+    ranks = dict(zip(found.item_id, found.feature("retrieval_rank").tolist(), strict=True))
+    assert ranks == pytest.approx({"rug": 0.0, "lamp": np.log(2), "mug": np.log(3)})
+    assert found.labels[found.item_id == "mug"].tolist() == [[1, 1, 1]]
+    assert found.labels.sum() == 3
+    assert found.chosen.tolist() == [1]
+
+
+def test_a_chosen_item_that_retrieval_missed_is_no_row(shelf: ranking_examples.Shelf) -> None:
+    found = build(shelf, visit("mug", "lamp"), candidates=2)
+    assert sorted(found.item_id) == ["lamp", "rug"]
+    assert found.chosen.tolist() == [2]
+
+
+def test_sampled_negatives_say_at_what_rate(shelf: ranking_examples.Shelf) -> None:
+    found = build(shelf, visit("mug"), negatives=1)
+    assert len(found) == 2
+    assert found.log_rate == pytest.approx(np.log([0.5, 0.5]))
+
+
+def test_what_was_bought_is_no_candidate_where_nobody_repeats(shelf: ranking_examples.Shelf) -> None:
+    assert sorted(build(shelf, visit("mug"), allow_repeats=False).item_id) == ["lamp", "mug"]
+
+
+def test_examples_survive_the_disk(shelf: ranking_examples.Shelf, tmp_path: Path) -> None:
+    made = build(shelf, visit("mug"))
+    ranking_examples.save(made, tmp_path / "test")
+    found = ranking_examples.load(tmp_path / "test")
+    np.testing.assert_array_equal(found.numeric, made.numeric)
+    np.testing.assert_array_equal(found.labels, made.labels)
+    assert found.item_id.tolist() == made.item_id.tolist()
+    assert {name: values.tolist() for name, values in found.strings.items()} == {
+        name: values.tolist() for name, values in made.strings.items()
+    }
+
+
+def test_batches_hold_whole_requests(shelf: ranking_examples.Shelf) -> None:
+    one = build(shelf, visit("mug"))
+    words = np.zeros((len(one), 5), np.int32)
+    [batch] = ranking_examples.batches(one, words, 8, np.random.default_rng(0))
+    assert batch["group"].tolist() == [0, 0, 0]
+    np.testing.assert_array_equal(batch["numeric"], one.numeric)
