@@ -4,8 +4,8 @@ The publisher gives no category. The rule: RULES are tried from top to bottom, a
 the description names the path. A word counts as a whole word, also in the plural; a phrase may have any blank or
 hyphen between its words. Occasions come first (a Christmas mug is looked for at Christmas), then phrases that mean
 something else than their last word (a hot water bottle is no bottle), then kinds of thing from the specific to the
-general; materials, colours and motifs name nothing. Where no rule fits, the category is "Other > <head noun>": the
-last word that is neither a number nor a size, a colour or a filler.
+general; materials, colours and motifs name nothing (glass does where nothing else fits). Where no rule fits, the
+category is "Other > <head noun>": the last word that is neither a number nor a size, a colour or a filler.
 """
 
 import re
@@ -17,24 +17,27 @@ Seasonal > Christmas | christmas, xmas, bauble, reindeer, snowman, santa, advent
     sleigh, tinsel, stocking
 Seasonal > Easter | easter
 Seasonal > Halloween | halloween, pumpkin, witch
+Home Comforts > Pets | collar, dog lead, dog bowl, cat bowl, dog hoodie
+Toys & Games > Games & Puzzles | playing card, snap card, card game, top trumps
 Stationery & Crafts > Cards | card, postcard, invite, invitation
 Home Decor > Picture Frames | photo frame, picture frame, frame, photo clip, photo cube, photo holder, photoframe,
     photo
 Stationery & Crafts > Albums & Scrapbooks | album, scrapbook, photo corner
 Home Comforts > Hot Water Bottles | hot water bottle, hottie, hand warmer, handwarmer, heat pack, wheat bag
-Kitchen & Dining > Tea & Coffee | tea cosy, tea towel, teapot, tea pot, tea strainer, teaspoon, tea for one,
-    coffee grinder, cafetiere, sugar caddy, tea caddy, tea set, coffee set, teaset
+Kitchen & Dining > Tea & Coffee | tea cosy, teapot, tea pot, tea strainer, teaspoon, tea for one, coffee grinder,
+    cafetiere, sugar caddy, tea caddy, tea set, coffee set, teaset
 Kitchen & Dining > Cake Stands & Baking | cake stand, cakestand, cake case, cake tin, cake mould, cake plate,
-    cake lifter, cookie cutter, pastry, rolling pin, baking, muffin, measuring, measure spoon, jelly mould,
-    recipe, cupcake case, bundt, pudding bowl, mixing bowl, cake frill, patty, whisk, oven glove
+    cake lifter, cookie cutter, pastry, rolling pin, baking, muffin, measuring, measure spoon, jelly mould, recipe,
+    cupcake case, bundt, pudding bowl, mixing bowl, cake frill, patty, whisk, oven glove
 Kitchen & Dining > Food Storage | cake storage, bread bin, biscuit bin, biscuit tin, storage jar, cookie jar,
     jam jar, storage tin, spice, canister, cannister, caddy, lunch box, lunchbox, snack box, sandwich box,
-    food cover, food container, bottle stopper, preserving jar, storage canister, biscuit
+    food cover, food container, bottle stopper, preserving jar, storage canister, biscuit, tin tea,
+    tea coffee sugar
 Home Decor > Home Fragrance | incense, pot pourri, potpourri, oil burner, fragrance, scented flower, sachet,
     perfume, scent bottle, room spray, scented bag
-Home Decor > Candle Holders | t light holder, tlight holder, candle holder, candleholder, candlestick,
-    candle stick, tealight holder, votive, lantern, hurricane lamp, candelabra, candle plate, candle pot,
-    candle lamp, chandelier, sconce, t light glass, t light lantern, candlepot
+Home Decor > Candle Holders | t light holder, tlight holder, candle holder, candleholder, candlestick, candle stick,
+    tealight holder, votive, lantern, hurricane lamp, candelabra, candle plate, candle pot, candle lamp, chandelier,
+    sconce, t light glass, t light lantern, candlepot
 Home Decor > Candles | candle, t light, tlight, tealight, tea light, night light, birthday candle
 Home Decor > Lighting | lamp, lampshade, light, lamp shade, fairy light, torch, nightlight, light bulb, lightbulb,
     paperlantern
@@ -44,18 +47,19 @@ Accessories > Keyrings & Phone Charms | keyring, key ring, phone charm, bag char
     keychain, key chain
 Home Decor > Signs & Wall Art | sign, wall art, plaque, canvas, wall tidy, wall sticker, poster, chalkboard,
     blackboard, memo board, noticeboard, notice board, number tile, block word, word block, picture, painting,
-    print, doorsign, memoboard, wood letter, wooden letter
+    print, doorsign, memoboard, wood letter, wooden letter, letter
 Home Decor > Doors & Hooks | doormat, door mat, doorstop, door stop, hook, hanger, drawer knob, knob, coat rack,
     door bell, doorbell, key holder, keyholder, door hanger, wall rack, hat stand, rail, drawerknob, coathanger,
     coathook
+Home Decor > Decorations | stones, pebbles
 Bags > Lunch Bags | lunch bag, cool bag, cooler bag, lunchbag
 Bags > Luggage & Wash Bags | luggage, suitcase, wash bag, washbag, toiletry, passport, travel bag, make up bag,
     cosmetic bag, makeup bag, vanity case, holdall, weekend bag, laundry bag
 Party & Gift Wrap > Gift Wrap & Bags | wrap, wrapping, gift bag, gift tag, gift box, ribbon, tissue paper,
     wrapping paper, gift tape, parcel tape, bow, gift tin, carrier bag, paper bag
 Bags > Handbags & Purses | handbag, purse, clutch, wallet, evening bag, shoulder bag, coin purse, sling bag
-Bags > Shopping Bags | jumbo bag, shopper, tote, shopping bag, storage bag, charlotte bag, shop bag,
-    jumbo shopper, bag, backpack, rucksack, satchel
+Bags > Shopping Bags | jumbo bag, shopper, tote, shopping bag, storage bag, charlotte bag, shop bag, jumbo shopper,
+    bag, backpack, rucksack, satchel
 Toys & Games > Soft Toys & Dolls | doll, teddy, soft toy, dolly girl, rag doll, doll house, puppet, hand puppet,
     finger puppet, bear, cuddly, babushka set, poodle, lamb
 Toys & Games > Games & Puzzles | jigsaw, puzzle, game, domino, dominoes, playing card, snakes, ludo, skittle,
@@ -78,26 +82,26 @@ Stationery & Crafts > Stickers, Stamps & Tape | sticker, stamp, tape, decal, tra
 Stationery & Crafts > Crafts & Sewing | sewing, craft, knitting, felt, felt craft, feltcraft, button, embroidery,
     crochet, kit, loom, yarn, pin cushion, pincushion, cotton reel, thimble, needle, decoupage, tape measure,
     knitted, mosaic, paint set, painting set
-Accessories > Necklaces | necklace, pendant, locket, lariat, neckl, necklac, choker
+Accessories > Necklaces | necklace, pendant, locket, lariat, neckl, necklac, choker, jewellery set
 Accessories > Bracelets | bracelet, bangle, charm bracelet, wristband, anklet, braclet
 Accessories > Earrings | earring, stud, hoop
 Accessories > Rings & Brooches | ring, brooch, charm, cufflink, badge, pin, tiara, crown
 Accessories > Hair | hair, hairband, hairclip, hair clip, headband, bobble, scrunchie, comb, hairslide, hair grip,
     alice band, hair slide
 Accessories > Scarves, Hats & Umbrellas | scarf, umbrella, parasol, glove, hat, shawl, pashmina, sunglasses, sock,
-    slipper, cap, poncho, sarong, belt, shoe, flip flop, rain, rainhat, wrap scarf, throw scarf, fan, tie,
-    t shirt, jacket, bandana, sunhat, sombrero, skirt
+    slipper, cap, poncho, sarong, belt, shoe, flip flop, rain, rainhat, wrap scarf, throw scarf, fan, tie, t shirt,
+    jacket, bandana, sunhat, sombrero, skirt
 Kitchen & Dining > Mugs & Cups | mug, cup, saucer, teacup, tea cup, beaker, egg cup, tankard, cup and saucer
-Kitchen & Dining > Glasses & Jugs | jug, wine glass, tumbler, goblet, carafe, decanter, shot glass, glass,
-    pitcher, champagne, flute, hi ball, cocktail, wine, beer, corkscrew, bottle opener, ice bucket, coaster,
-    glass bottle, drinking straw, straw, ice cube
+Kitchen & Dining > Glasses & Jugs | jug, wine glass, tumbler, goblet, carafe, decanter, shot glass, pitcher,
+    champagne, flute, hi ball, cocktail, wine, beer, corkscrew, bottle opener, ice bucket, coaster, glass bottle,
+    drinking straw, straw, ice cube, tea glass, drinking glass, glass cup
 Kitchen & Dining > Plates & Bowls | plate, bowl, dish, platter, ramekin, cake plate, tray, cutlery, spoon, fork,
     knife, chopstick, dinner set, breakfast set, salad server, serving, toast rack, egg holder, trivet, sauce,
-    tureen, napkin ring, cereal, teabag, bread, cheese, cruet, salt, pepper, pot stand, bone china, bon bon,
-    chilli, butter, toastrack, fruitbowl, basin
+    tureen, napkin ring, cereal, teabag, bread, cheese, cruet, salt, pepper, pot stand, bone china, bon bon, chilli,
+    butter, toastrack, fruitbowl, basin
 Kitchen & Dining > Table & Kitchen Linen | apron, tablecloth, placemat, place mat, table mat, table runner,
-    tea towel, napkin, pot holder, oven glove, kitchen towel, doily, doilies, runner, table cloth, peg bag,
-    duster, cutlery holder, teatowel, oven mitt, ironing board cover, bib, overall
+    tea towel, napkin, pot holder, oven glove, kitchen towel, doily, doilies, runner, table cloth, peg bag, duster,
+    cutlery holder, teatowel, oven mitt, ironing board cover, bib, overall
 Kitchen & Dining > Kitchen Tools | scale, timer, magnet, fridge magnet, kitchen, grater, cheese, chopping board,
     utensil, sieve, colander, thermometer, pan, casserole, egg, eggs, saucepan, peeler, tin opener, washing up,
     cleaning, soap dish, hen, chicken, milk, fridge, lid, bottle, flask, drainer, pot set, cook, squeezer,
@@ -110,8 +114,8 @@ Garden & Outdoor > Bird & Garden | bird box, birdhouse, bird house, bird feeder,
     watering can, plant, planter, flower pot, flowerpot, herb, wind chime, windchime, wheelbarrow, trellis, gnome,
     seed, trowel, bee, greenhouse, pot plant, spade, fork and trowel, wind spinner, hanging basket, shed,
     grow your own, terrarium, insect, zinc pot, birdfeeder, secateurs, gardening, gardener, fly swat, chime
-Garden & Outdoor > Picnic & Camping | picnic, hammock, camping, deckchair, bbq, barbecue, beach, travel,
-    windbreak, cool box, folding stool, folding chair, camper, bicycle, bike
+Garden & Outdoor > Picnic & Camping | picnic, hammock, camping, deckchair, bbq, barbecue, beach, travel, windbreak,
+    cool box, folding stool, folding chair, camper, bicycle, bike
 Bath & Beauty > Bath | bath, soap, bathroom, towel, flannel, shower, sponge, toothbrush, loo, toilet, bubble bath,
     nail file, manicure, lip, body, massage, bath salt, hand cream, cosmetic, beauty, nail, mirror compact,
     tissue box, wash, foot, ear, potion, lotion, hand, shampoo
@@ -124,15 +128,16 @@ Home Decor > Boxes & Storage | box, basket, trinket box, jewellery box, jewel bo
     pot, crate, container, bucket, case, holder, tidy, trinket, trinket tray, jewellery stand, hatbox,
     magazine rack, money bank, bank, money box, laundry, hamper, cube, pail, bath bucket, cosmetics, trough, urn,
     tub
-Home Decor > Vases & Flowers | vase, flower, artificial flower, bouquet, rose, lily, tulip, wreath, bloom,
-    foliage, orchid, peony, daffodil, hydrangea, blossom, sunflower, poppy, berry, berries, spray, branch, ivy,
-    posy, topiary, leaf, leaves, daisy
+Home Decor > Vases & Flowers | vase, flower, artificial flower, bouquet, rose, lily, tulip, wreath, bloom, foliage,
+    orchid, peony, daffodil, hydrangea, blossom, sunflower, poppy, berry, berries, spray, branch, ivy, posy,
+    topiary, leaf, leaves, daisy
 Home Decor > Decorations | decoration, hanging, ornament, heart, mobile, bell, angel, fairy, dec, star, bird,
-    butterfly, dove, cherub, figurine, statue, buddha, ball decoration, feather, chain, curtain beads, bead,
-    string, string of, suncatcher, sun catcher, tree, globe, peg, mask, cockerel, rabbit, bunny, cat, dog, frog,
-    owl, elephant, fish, deer, horse, cow, sheep, squirrel, mouse, parrot, skull, crystal, dreamcatcher, pom pom,
-    tassel, icicle, drop, tile, wall, house, cottage, picture hook, shell, toadstool, mushroom, pear, geisha,
-    canary, canopy
+    butterfly, dove, cherub, figurine, statue, buddha, ball decoration, feather, chain, curtain beads, bead, string,
+    string of, suncatcher, sun catcher, tree, globe, peg, mask, cockerel, rabbit, bunny, cat, dog, frog, owl,
+    elephant, fish, deer, horse, cow, sheep, squirrel, mouse, parrot, skull, crystal, dreamcatcher, pom pom, tassel,
+    icicle, drop, tile, wall, house, cottage, picture hook, shell, toadstool, mushroom, pear, geisha, canary,
+    canopy
+Kitchen & Dining > Glasses & Jugs | glass
 """
 
 _WORDS = """

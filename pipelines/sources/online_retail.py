@@ -53,7 +53,8 @@ ALIASES = {
 }
 COLUMNS = ("invoice", "code", "description", "quantity", "time", "price", "customer", "country")
 PRODUCT = r"^(\d{5}[A-Za-z]*|DCGS\w+|SP\d+)$"
-BUCKET_BYTES = 64 << 20  # of input per bucket: about a million lines of parquet would be too many, of csv too few
+BUCKET_LINES = 400_000  # held at a time, some 150 MB
+LINE_BYTES = {".csv": 80, ".gz": 8}  # of a line in text, plain and compressed
 REASONS = ("cancellation", "non_product_code", "non_positive_quantity", "non_positive_price", "no_time")
 AMERICAN = "%m/%d/%Y %H:%M"
 Key = tuple[str, str, int]  # customer, code, quantity
@@ -134,8 +135,8 @@ class OnlineRetail:
         return self._ledgers[until]
 
 
-def _raw(path: Path, work: Path, wanted: Sequence[str] = COLUMNS) -> Iterator[pa.RecordBatch]:
-    """The lines as they are, in columns of our names and types."""
+def _table(path: Path, work: Path) -> Path:
+    """The file itself, or the conversion of a workbook. Raises BadData if its kind or its columns are not ours."""
 
     def check(header: Sequence[str]) -> None:
         known = {ALIASES[name] for name in header if name in ALIASES}
@@ -143,16 +144,25 @@ def _raw(path: Path, work: Path, wanted: Sequence[str] = COLUMNS) -> Iterator[pa
         if missing or unknown:
             raise BadData(f"{path}: no column for {missing}, unknown columns {unknown}; it has {list(header)}")
 
-    suffix = path.suffix.lower()
-    if suffix == ".xlsx":
-        path = workbook.parquet(path, work, check)
-    text = suffix in (".csv", ".gz")
-    if not text and suffix not in (".parquet", ".xlsx"):
+    kind = path.suffix.lower()
+    if kind == ".xlsx":
+        return workbook.parquet(path, work, check)
+    if kind not in (".parquet", *LINE_BYTES):
         raise BadData(f"{path}: expected a file that ends in .parquet, .csv, .csv.gz or .xlsx")
-    header = files.csv_columns(path) if text else files.schema(path)
-    check(header)
-    include = [name for name in header if ALIASES[name] in wanted]
-    batches = files.csv(path, {}, include=include) if text else files.parquet(path, include)
+    check(_header(path))
+    return path
+
+
+def _header(table: Path) -> list[str]:
+    return files.csv_columns(table) if table.suffix.lower() in LINE_BYTES else files.schema(table)
+
+
+def _raw(path: Path, work: Path, wanted: Sequence[str] = COLUMNS) -> Iterator[pa.RecordBatch]:
+    """The lines as they are, in columns of our names and types."""
+    table = _table(path, work)
+    include = [name for name in _header(table) if ALIASES[name] in wanted]
+    text = table.suffix.lower() in LINE_BYTES
+    batches = files.csv(table, {}, include=include) if text else files.parquet(table, include)
     with files.reading(path):
         for batch in batches:
             columns = {ALIASES[name]: _typed(ALIASES[name], batch.column(name)) for name in include}
@@ -182,8 +192,8 @@ def _times(values: Any) -> Any:
 
 def _clean(path: Path, work: Path, folder: Path, until: datetime) -> tuple[Ledger, Counter[str]]:
     dropped: Counter[str] = Counter()
-    count = 1 + path.stat().st_size // BUCKET_BYTES
-    cancellations = _spread(path, work, folder, until, int(count), dropped)
+    count = 1 + _lines(path, work) // BUCKET_LINES
+    cancellations = _spread(path, work, folder, until, count, dropped)
     keys = {key for _, _, key in cancellations}
     raw = [folder / f"raw-{k}.arrow" for k in range(count)]
     buckets = [folder / f"lines-{k}.parquet" for k in range(count)]
@@ -198,6 +208,14 @@ def _clean(path: Path, work: Path, folder: Path, until: datetime) -> tuple[Ledge
     dropped["cancelled_purchase"] = sum(len(rows) for rows in taken.values())
     tallies = [_finish(target, taken.get(k, [])) for k, target in enumerate(buckets)]
     return Ledger(buckets, _products([t[0] for t in tallies]), _customers([t[1] for t in tallies])), dropped
+
+
+def _lines(path: Path, work: Path) -> int:
+    """About how many lines an input has."""
+    if (size := LINE_BYTES.get(path.suffix.lower())) is not None:
+        return path.stat().st_size // size
+    with files.reading(path):
+        return int(pyarrow.parquet.read_metadata(_table(path, work)).num_rows)
 
 
 def _spread(

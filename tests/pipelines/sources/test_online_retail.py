@@ -143,7 +143,7 @@ def test_items_have_a_title_a_category_and_the_median_price(make: Make, tmp_path
 
 
 def test_buckets_do_not_change_the_result(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(online_retail, "BUCKET_BYTES", 1000)
+    monkeypatch.setattr(online_retail, "BUCKET_LINES", 4)
     source = OnlineRetail(make("csv"), tmp_path)
     assert sorted(_events(source)["event_id"]) == sorted(KEPT)
     assert dict(source.dropped) == DROPPED
