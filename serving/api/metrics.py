@@ -22,11 +22,18 @@ class Metrics:
         self.events = Counter("recsys_api_events", "events received", ["outcome"], registry=r)
         self.decisions = Counter("recsys_api_decisions", "decisions logged or lost", ["outcome"], registry=r)
         self.errors = Counter("recsys_api_errors", "unexpected errors", ["kind"], registry=r)
-        self.release = Gauge("recsys_api_release", "1 for the release that serves", ["release"], registry=r)
+        self.release = Gauge(
+            "recsys_api_release", "1 for the release that serves, 0 for those before it", ["release"], registry=r
+        )
+
+        self._served: set[str] = set()
 
     def text(self) -> bytes:
         return generate_latest(self.registry)
 
     def serves(self, release: str) -> None:
-        self.release.clear()
+        """Say which release serves; those before it stay, at 0."""
+        for known in self._served:
+            self.release.labels(known).set(0)
+        self._served.add(release)
         self.release.labels(release).set(1)

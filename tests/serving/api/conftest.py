@@ -177,8 +177,8 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[World]:
-    """The API in this process, with predictors beside it."""
+async def running(settings: Settings, *, predictors: bool = True) -> AsyncIterator[World]:
+    """The API in this process, with predictors beside it unless the test has its own."""
     made = application.create(settings)
     key = auth.demo_key_file(settings).read_text()
     retrieval = Predictor(settings.predictor_address("retrieval", "blue"), retrieved, "retrieval")
@@ -186,8 +186,9 @@ async def running(settings: Settings) -> AsyncIterator[World]:
     transport = httpx.ASGITransport(app=made, raise_app_exceptions=False)
     client = httpx.AsyncClient(transport=transport, base_url="http://api", headers={"X-API-Key": key})
     try:
-        await retrieval.start()
-        await ranking.start()
+        if predictors:
+            await retrieval.start()
+            await ranking.start()
         async with made.router.lifespan_context(made), client:
             yield World(settings, retrieval, ranking, client, made, key)
     finally:
