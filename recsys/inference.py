@@ -25,6 +25,7 @@ from recsys.settings import Role
 
 RELEASE_HEADER = "x-recsys-release"  # pins a request to a colour where a gateway routes (Kubernetes)
 HEADS = ("click", "cart", "purchase")
+MAX_CANDIDATES = 3_000  # the widest funnel; more would not be ranked in time
 OPTIONS = [
     # A predictor that was restarted on its port is found again within a second, not within gRPC's two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -94,7 +95,7 @@ class RetrievalRequest:
         query_item: candidates similar to this item instead of personal ones; "" for personal.
         last_item: an item viewed this very moment, which the feature store may not know yet; "" if none.
         region: country of the visitor; "" if unknown.
-        k: candidates wanted.
+        k: candidates wanted, 1..MAX_CANDIDATES.
     """
 
     model: ClassVar[Role] = "retrieval"
@@ -111,10 +112,13 @@ class RetrievalRequest:
 
     @staticmethod
     def from_tensors(tensors: Tensors) -> "RetrievalRequest":
-        """Raises KeyError or ValueError if a tensor is missing or empty."""
+        """Raises KeyError or ValueError if a tensor is missing or empty, or `k` is out of range."""
         names = ("user_id", "session_id", "query_item", "last_item", "region")
         texts = {name: str(_single(tensors, name)) for name in names}
-        return RetrievalRequest(**texts, k=int(_single(tensors, "k")))
+        k = int(_single(tensors, "k"))
+        if not 1 <= k <= MAX_CANDIDATES:
+            raise ValueError(f"k must be in 1..{MAX_CANDIDATES}, got {k}")
+        return RetrievalRequest(**texts, k=k)
 
 
 @dataclass(frozen=True, eq=False)

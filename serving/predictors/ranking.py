@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from feature_repo import store, transforms
 from models import catalogue, ranker
-from models.release import ARTIFACTS_OF_ROLE, Release, Releases
+from models.release import Release
 from recsys.errors import Permanent
 from recsys.inference import HEADS, RankingRequest, RankingResponse
 from recsys.settings import Settings
@@ -118,14 +118,12 @@ def _inputs(
     return transforms.ranking_inputs(one, candidates, matrix)
 
 
-def open_engine(settings: Settings, release: Release, releases: Releases) -> Ranker:
-    """Verify and load what the release says.
+def open_engine(settings: Settings, release: Release, opened: server.Opened) -> Ranker:
+    """Load a release from its verified artifacts.
 
     Raises:
-        ArtifactError: an artifact is not what the release was validated with.
         Permanent: the ranker wants other features or heads than this code gives.
     """
-    opened = {kind: releases.open(release, kind) for kind in ARTIFACTS_OF_ROLE["ranking"]}
     meta = opened["ranker"].manifest.meta
     if list(meta["features"]) != list(transforms.RANKING_FEATURES):
         raise Permanent(

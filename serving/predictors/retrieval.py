@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from feature_repo import store, transforms
 from models import artifact, two_tower
 from models.index import Index
-from models.release import ARTIFACTS_OF_ROLE, Release, Releases
+from models.release import Release
 from recsys.inference import Profile, RetrievalRequest, RetrievalResponse, strings
 from recsys.settings import Settings
 from serving.predictors import server, stages, visitors
@@ -148,13 +148,12 @@ class Retriever:
         )
 
 
-def open_engine(settings: Settings, release: Release, releases: Releases) -> Retriever:
-    """Verify and load what the release says.
+def open_engine(settings: Settings, release: Release, opened: server.Opened) -> Retriever:
+    """Load a release from its verified artifacts.
 
     Raises:
-        ArtifactError, BadIndex: an artifact is not what the release was validated with.
+        ArtifactError, BadIndex: they cannot be served together.
     """
-    opened = {kind: releases.open(release, kind) for kind in ARTIFACTS_OF_ROLE["retrieval"]}
     index = Index.load(opened["index"].path)
     meta: Mapping[str, Any] = opened["retrieval"].manifest.meta
     if index.dim != meta["dim"]:

@@ -31,7 +31,8 @@ from kserve.protocol.grpc.servicer import InferenceServicer
 from kserve.protocol.rest.server import RESTServer
 from numpy.typing import NDArray
 
-from models.release import Release, Releases
+from models import artifact
+from models.release import ARTIFACTS_OF_ROLE, Release, Releases
 from recsys import inference
 from recsys import settings as configuration
 from recsys.errors import Exit, RecsysError
@@ -39,6 +40,7 @@ from recsys.inference import RankingRequest, RankingResponse, RetrievalRequest, 
 from recsys.settings import COLOURS, Role, Settings
 from serving.predictors import stages
 
+Opened = Mapping[artifact.Kind, artifact.Artifact]
 GRACE_SECONDS = 10  # requests take milliseconds; on Kubernetes a preStop sleep comes before
 log = logging.getLogger(__name__)
 
@@ -218,7 +220,16 @@ async def _refused(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"error": refusal.details}, status)
 
 
-def run(role: Role, open_engine: Callable[[Settings, Release, Releases], Engine], arguments: Sequence[str]) -> int:
+def verified(role: Role, release: Release, releases: Releases) -> Opened:
+    """The artifacts of a release that a role holds, every byte of them checked.
+
+    Raises:
+        ArtifactError: one is not what the release was validated with.
+    """
+    return {kind: releases.open(release, kind) for kind in ARTIFACTS_OF_ROLE[role]}
+
+
+def run(role: Role, open_engine: Callable[[Settings, Release, Opened], Engine], arguments: Sequence[str]) -> int:
     """The process of one predictor; returns its exit code.
 
     A release that is missing or does not match its manifests ends the process before it listens.
@@ -238,8 +249,9 @@ def run(role: Role, open_engine: Callable[[Settings, Release, Releases], Engine]
                 releases.candidate_file(options.colour),
             )
             return Exit.CONFIG
+        opened = verified(role, release, releases)
         _limit_tensorflow(settings.predictors.tensorflow_threads)
-        engine = open_engine(settings, release, releases)
+        engine = open_engine(settings, release, opened)
         started = time.monotonic()
         engine.warm_up()
         log.info("%s of release %s is warm after %.1f s", role, release.release_id, time.monotonic() - started)

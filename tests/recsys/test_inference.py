@@ -60,6 +60,8 @@ def test_a_request_without_a_tensor_is_named() -> None:
         RetrievalRequest.from_tensors({name: value for name, value in tensors.items() if name != "k"})
     with pytest.raises(ValueError, match="'k' must hold one value"):
         RetrievalRequest.from_tensors(tensors | {"k": np.array([1, 2], np.int32)})
+    with pytest.raises(ValueError, match=r"k must be in 1..3000, got 0"):
+        RetrievalRequest.from_tensors(RetrievalRequest(k=0).tensors())
     with pytest.raises(ValueError, match="datatype 'FP64'"):
         inference.decode("FP64", [1], b"\0" * 8)
 

@@ -77,7 +77,7 @@ def processes(platform: Settings, tmp_path_factory: pytest.TempPathFactory) -> I
         for role, popen in started.items():
             with inference.BlockingClient(platform.predictor_address(role, "blue")) as client:
                 early = client.ready(role)
-                deadline = time.monotonic() + 120
+                deadline = time.monotonic() + 300
                 while not client.ready(role):
                     assert popen.poll() is None, (folder / role).read_text()
                     assert time.monotonic() < deadline, (folder / role).read_text()
@@ -87,7 +87,7 @@ def processes(platform: Settings, tmp_path_factory: pytest.TempPathFactory) -> I
     finally:
         for popen in started.values():
             popen.send_signal(signal.SIGTERM)
-        codes = {role: popen.wait(30) for role, popen in started.items()}
+        codes = {role: popen.wait(60) for role, popen in started.items()}
     assert codes == {"retrieval": 0, "ranking": 0}
     for role in ROLES:
         ours = [line for line in (folder / role).read_text().splitlines() if " INFO " in line or " ERROR " in line]
@@ -245,7 +245,7 @@ def test_a_process_with_a_corrupt_index_ends_before_it_listens(
 ) -> None:
     settings = copied(platform, tmp_path / "var")
     damage(tmp_path / "var", release)
-    assert start(settings, "retrieval", tmp_path / "log").wait(120) == Exit.CONFIG
+    assert start(settings, "retrieval", tmp_path / "log").wait(300) == Exit.CONFIG
     assert "embeddings.npy does not match its manifest" in (tmp_path / "log").read_text()
 
 

@@ -12,7 +12,7 @@ from models.release import Release, Releases
 from recsys.errors import Permanent, Retryable
 from recsys.inference import RankingRequest
 from recsys.settings import Predictors, Services, Settings
-from serving.predictors import items, ranking
+from serving.predictors import items, ranking, server
 from serving.predictors.ranking import Ranker
 
 pytestmark = pytest.mark.services
@@ -24,7 +24,7 @@ def engine(platform: Settings) -> Iterator[Ranker]:
     releases = Releases(Path(platform.storage.root))
     release = releases.candidate("blue")
     assert release is not None
-    opened = ranking.open_engine(platform, release, releases)
+    opened = ranking.open_engine(platform, release, server.verified("ranking", release, releases))
     opened.warm_up()
     yield opened
     opened.close()
@@ -71,7 +71,7 @@ def test_without_the_feature_store_a_stranger_is_ranked_for(
     platform: Settings, release: Release, releases: Releases
 ) -> None:
     away = platform.model_copy(update={"services": Services(redis_url="redis://127.0.0.1:1/0")})
-    engine = ranking.open_engine(away, release, releases)
+    engine = ranking.open_engine(away, release, server.verified("ranking", release, releases))
     assert np.isfinite(engine.answer(RankingRequest(["i1"], [0.5], user_id="u1")).scores).all()
 
 
@@ -79,11 +79,13 @@ def test_weights_of_the_settings_replace_those_of_the_release(
     platform: Settings, release: Release, releases: Releases
 ) -> None:
     only_clicks = platform.model_copy(update={"predictors": Predictors(blend={"click": 1.0})})
-    found = ranking.open_engine(only_clicks, release, releases).answer(RankingRequest(["i1"], [0.5]))
+    found = ranking.open_engine(only_clicks, release, server.verified("ranking", release, releases)).answer(
+        RankingRequest(["i1"], [0.5])
+    )
     np.testing.assert_allclose(found.scores, found.click)
     wrong = platform.model_copy(update={"predictors": Predictors(blend={"stars": 1.0})})
     with pytest.raises(Permanent, match="blend must weigh some of click, cart, purchase"):
-        ranking.open_engine(wrong, release, releases)
+        ranking.open_engine(wrong, release, server.verified("ranking", release, releases))
 
 
 def opened_items(platform: Settings, release: Release, releases: Releases, interval: float = 300) -> items.Items:

@@ -10,7 +10,7 @@ import pytest
 from models.release import Release, Releases
 from recsys.inference import RetrievalRequest
 from recsys.settings import Services, Settings
-from serving.predictors import retrieval
+from serving.predictors import retrieval, server
 from serving.predictors.retrieval import Retriever
 
 pytestmark = pytest.mark.services
@@ -22,7 +22,7 @@ def engine(platform: Settings) -> Iterator[Retriever]:
     releases = Releases(Path(platform.storage.root))
     release = releases.candidate("blue")
     assert release is not None
-    opened = retrieval.open_engine(platform, release, releases)
+    opened = retrieval.open_engine(platform, release, server.verified("retrieval", release, releases))
     opened.warm_up()
     yield opened
     opened.close()
@@ -93,7 +93,7 @@ def test_without_the_feature_store_a_stranger_is_served_and_the_answer_says_so(
     platform: Settings, release: Release, releases: Releases
 ) -> None:
     away = platform.model_copy(update={"services": Services(redis_url="redis://127.0.0.1:1/0")})
-    engine = retrieval.open_engine(away, release, releases)
+    engine = retrieval.open_engine(away, release, server.verified("retrieval", release, releases))
     found = engine.answer(RetrievalRequest(user_id="u1", last_item="i77", k=10))
     assert found.profile.degraded
     assert not found.profile.known

@@ -1,0 +1,81 @@
+"""What the live release's predictors take per call, over the wire, one request after another.
+
+    nice .venv/bin/python bench/predictors.py [--requests 500]
+
+Needs a running platform with a live release. Prints one JSON line per figure: p50 and p99 of whole calls as a
+client sees them, beside the limit, and the p50 of each stage inside.
+"""
+
+import argparse
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models import catalogue
+from models.release import Releases
+from pipelines import datasets
+from recsys import settings as configuration
+from recsys.errors import UsageError
+from recsys.inference import BlockingClient, RankingRequest, RankingResponse, RetrievalRequest, RetrievalResponse
+
+K = 500
+LIMITS_MS = {"retrieval": 6.0, "ranking": 8.0}  # p50 on an idle core; the budgets of the request path are 50 and 50
+
+Answer = RetrievalResponse | RankingResponse
+
+
+def line(name: str, value: float, **more: Any) -> None:
+    figure = {"bench": "predictors", "name": name, "value": round(value, 3), "unit": "ms"}
+    print(json.dumps(figure | more), flush=True)
+
+
+def measure(role: str, call: Callable[[int], Answer], requests: int) -> None:
+    """Time a call per request number, after a few that are not counted."""
+    for number in range(10):
+        call(number)
+    taken, stages = [], defaultdict(list)
+    for number in range(requests):
+        started = time.perf_counter()
+        answer = call(number)
+        taken.append(1000 * (time.perf_counter() - started))
+        for stage, milliseconds in answer.timings.items():
+            stages[stage].append(milliseconds)
+    line(f"{role}_p50", float(np.percentile(taken, 50)), limit=LIMITS_MS[role], k=K)
+    line(f"{role}_p99", float(np.percentile(taken, 99)), k=K)
+    for stage, values in stages.items():
+        line(f"{role}_{stage}_p50", float(np.percentile(values, 50)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--requests", type=int, default=500)
+    options = parser.parse_args()
+    settings = configuration.load()
+    root = Path(settings.storage.root).resolve()
+    release = Releases(root).live()
+    if release is None:
+        raise UsageError("nothing is live; `make run` brings a release live first")
+    lake = datasets.lake(settings)
+    users = lake.read(datasets.USERS, lake.days(datasets.USERS)[-1], ["user_id"]).column("user_id").to_pylist()
+    items = catalogue.read(root / release.artifacts["catalogue"].path, {}).ids
+    rng = np.random.default_rng(settings.seed)
+    asked = rng.choice(users, options.requests + 10).tolist()
+    scores = np.linspace(1, 0.1, min(K, len(items)), dtype=np.float32)
+    candidates = [rng.choice(items, len(scores), replace=False) for _ in range(20)]
+    with (
+        BlockingClient(settings.predictor_address("retrieval", release.colour)) as retrieval,
+        BlockingClient(settings.predictor_address("ranking", release.colour)) as ranking,
+    ):
+        measure("retrieval", lambda n: retrieval.retrieve(RetrievalRequest(asked[n], k=K)), options.requests)
+        measure(
+            "ranking", lambda n: ranking.rank(RankingRequest(candidates[n % 20], scores, asked[n])), options.requests
+        )
+
+
+if __name__ == "__main__":
+    main()
