@@ -4,7 +4,6 @@ The holdout of `pipelines.split` is cut by time: the first 70 % are for training
 early and calibrates the heads; the rest is written to the run's folder for `evaluate_ranker`, untouched.
 """
 
-import json
 import logging
 import math
 import time
@@ -21,7 +20,16 @@ from pydantic import Field
 
 from feature_repo import store, transforms
 from models import artifact, ranker, two_tower
-from pipelines import datasets, ranking_examples, ranking_metrics, ranking_requests, split, stage, tracking
+from pipelines import (
+    datasets,
+    ranking_examples,
+    ranking_metrics,
+    ranking_plots,
+    ranking_requests,
+    split,
+    stage,
+    tracking,
+)
 from pipelines.ranking_examples import Examples
 from pipelines.ranking_requests import Judged
 from recsys.errors import BadData
@@ -57,10 +65,10 @@ def main(params: Params, settings: Settings) -> stage.Result:
         model, history = fit(older, tail, params, settings.seed)
         for epoch, figures in enumerate(history):
             run.metrics_at(epoch, figures)
-        calibration = _calibration(model, tail)
-        made = _write(model, calibration, params, settings, retrieval, facts)
+        made = _write(model, calibration(model, tail), params, settings, retrieval, facts)
         metrics = _measured(ranker.Scorer.load(made.path / "model"), tail)
-        (folder / "history.json").write_text(json.dumps(history))
+        ranking_plots.loss(folder / "plots" / "loss.png", history)
+        run.artifacts(folder / "plots")
         run.metrics(metrics)
     root = Path(settings.storage.root).resolve()
     where = {"kind": "ranker", "version": made.manifest.version, "path": str(made.path.relative_to(root))}
@@ -228,7 +236,8 @@ def logits_of(model: ranker.Ranker, examples: Examples) -> NDArray[np.float64]:
     return np.concatenate(parts).astype(np.float64)
 
 
-def _calibration(model: ranker.Ranker, tail: Examples) -> NDArray[np.float64]:
+def calibration(model: ranker.Ranker, tail: Examples) -> NDArray[np.float64]:
+    """Slope and shift [heads, 2] from the tail, to be folded into the graph."""
     found = ranker.calibrate(logits_of(model, tail), tail.labels.astype(np.float64), tail.log_rate.astype(np.float64))
     log.info("calibration, slope and shift: %s", dict(zip(ranker.HEADS, found.round(3).tolist(), strict=True)))
     return found
@@ -236,7 +245,7 @@ def _calibration(model: ranker.Ranker, tail: Examples) -> NDArray[np.float64]:
 
 def _write(
     model: ranker.Ranker,
-    calibration: NDArray[np.float64],
+    scaling: NDArray[np.float64],
     params: Params,
     settings: Settings,
     retrieval: artifact.Artifact,
@@ -246,12 +255,12 @@ def _write(
     parents = {"retrieval": retrieval.manifest.version}
     folder = datasets.models_folder(settings)
     with artifact.draft(folder, kind="ranker", run=params.run, as_of=as_of, parents=parents) as draft:
-        ranker.Served(model, calibration).save(draft.path / "model", len(transforms.RANKING_FEATURES))
+        ranker.Served(model, scaling).save(draft.path / "model", len(transforms.RANKING_FEATURES))
         draft.meta |= {
             "features": list(transforms.RANKING_FEATURES),
             "heads": list(ranker.HEADS),
             "blend": dict(ranker.BLEND),
-            "calibration": dict(zip(ranker.HEADS, calibration.tolist(), strict=True)),
+            "calibration": dict(zip(ranker.HEADS, scaling.tolist(), strict=True)),
             **facts,
         }
     return draft.finished

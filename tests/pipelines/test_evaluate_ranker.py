@@ -1,0 +1,136 @@
+"""Gate G3 on requests made up by hand: what passes, what fails, and that it says why."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from feature_repo import transforms
+from models import ranker
+from pipelines import evaluate_ranker, ranking_examples, ranking_metrics, ranking_plots, train_ranker
+
+LISTS, LENGTH = 120, 8
+SIGNAL = "item_touches"  # what decides in these examples
+
+
+def examples(lists: int = LISTS, seed: int = 0) -> ranking_examples.Examples:
+    """Lists in which a visitor clicks what was touched before, and buys every other of those; the rest is noise."""
+    rng = np.random.default_rng(seed)
+    count = lists * LENGTH
+    numeric = rng.normal(size=(count, len(transforms.RANKING_FEATURES))).astype(np.float32)
+    liked = numeric[:, transforms.RANKING_FEATURES.index(SIGNAL)] + 0.3 * rng.normal(size=count) > 1
+    bought = liked & (rng.random(count) < 0.5)
+    labels = np.column_stack([liked, bought, bought]).astype(np.float32)
+    strings = {name: np.array(["x", "y"] * (count // 2), dtype=object) for name in ranker.STRINGS}
+    request = np.repeat(np.arange(lists), LENGTH)
+    return ranking_examples.Examples(
+        numeric=numeric,
+        strings=strings,
+        request=request,
+        item_id=np.array([f"i{k}" for k in range(count)], dtype=object),
+        position=np.tile(np.arange(LENGTH), lists).astype(np.int32),
+        labels=labels,
+        log_rate=np.zeros(count, np.float32),
+        chosen=np.bincount(request, liked).astype(np.int64),
+        time=np.arange(lists, dtype=np.float64),
+    )
+
+
+def params(**given: Any) -> evaluate_ranker.Params:
+    return evaluate_ranker.Params(day="2026-01-01", run="r", **given)
+
+
+def judged(**means: float) -> dict[str, evaluate_ranker.Sorted]:
+    """Sorters with a mean NDCG each, over 100 requests that differ a little."""
+    wave = np.tile([-0.01, 0.01], 50)
+    every = {"ranker": 0.5, "retrieval": 0.3, "popularity": 0.2, "xgboost": 0.5} | means
+    return {name: evaluate_ranker.Sorted(mean + wave * (name == "ranker"), mean + wave) for name, mean in every.items()}
+
+
+GOOD = {head: {"ece": 0.01} for head in ranker.HEADS}
+
+
+@pytest.mark.parametrize(
+    ("means", "heads", "forward", "finite", "reason"),
+    [
+        ({}, GOOD, 5.0, True, None),
+        ({"xgboost": 0.501}, GOOD, 5.0, True, None),  # half a standard error behind
+        ({"xgboost": 0.51}, GOOD, 5.0, True, "xgboost"),
+        ({"retrieval": 0.5}, GOOD, 5.0, True, "retrieval"),
+        ({"popularity": 0.6}, GOOD, 5.0, True, "popularity"),
+        ({}, GOOD | {"cart": {"ece": 0.2}}, 5.0, True, "calibration error of cart 0.2000, limit 0.05"),
+        ({}, GOOD, 80.0, True, "80.0 ms, limit 50"),
+        ({}, GOOD, 5.0, False, "NaN"),
+    ],
+)
+def test_verdict(means: Any, heads: Any, forward: float, finite: bool, reason: str | None) -> None:
+    lines = evaluate_ranker.verdict(judged(**means), heads, forward, finite, params())
+    failed = [line for line in lines if line.startswith("FAILED")]
+    assert len(failed) == (reason is not None)
+    assert all(reason in line for line in failed if reason)
+    assert lines[: len(failed)] == failed
+
+
+def test_a_test_without_anything_to_find_fails() -> None:
+    nothing = {name: evaluate_ranker.Sorted(np.zeros(0), np.zeros(0)) for name in judged()}
+    [line] = evaluate_ranker.verdict(nothing, GOOD, 1.0, True, params())
+    assert line.startswith("FAILED")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[ranker.Scorer, list[dict[str, float]]]:
+    older, tail = examples().tail()
+    options = train_ranker.Params(day="2026-01-01", run="r", epochs=4, patience=4, learning_rate=5e-3)
+    model, curve = train_ranker.fit(older, tail, options, seed=3)
+    folder = tmp_path_factory.mktemp("ranker") / "model"
+    ranker.Served(model, train_ranker.calibration(model, tail)).save(folder, len(transforms.RANKING_FEATURES))
+    return ranker.Scorer.load(folder), curve
+
+
+def test_the_ranker_learns_what_decides(trained: tuple[ranker.Scorer, list[dict[str, float]]]) -> None:
+    scorer, curve = trained
+    test = examples(40, seed=9)
+    scores = ranker.blend(scorer.score(test.inputs()), ranker.BLEND)
+    gains = test.gains(ranker.BLEND)
+    ours = ranking_metrics.ndcg(scores, gains, test.request, 10)[0].mean()
+    chance = ranking_metrics.ndcg(np.zeros(len(test)), gains, test.request, 10)[0].mean()
+    assert ours > chance + 0.1
+    assert curve[-1]["loss"] < curve[0]["loss"]
+    drops = evaluate_ranker.importance(scorer, ranker.BLEND, test, seed=1)
+    assert max(drops, key=lambda name: drops[name]) == SIGNAL
+
+
+def test_training_again_with_the_seed_gives_the_same_curve(
+    trained: tuple[ranker.Scorer, list[dict[str, float]]],
+) -> None:
+    older, tail = examples().tail()
+    options = train_ranker.Params(day="2026-01-01", run="r", epochs=4, patience=4, learning_rate=5e-3)
+    _, curve = train_ranker.fit(older, tail, options, seed=3)
+    assert [p["tail_loss"] for p in curve] == pytest.approx([p["tail_loss"] for p in trained[1]], rel=1e-5)
+
+
+def test_xgboost_learns_from_the_same_rows() -> None:
+    test = examples(40, seed=9)
+    scores = evaluate_ranker.xgboost(examples(), test, ranker.BLEND, seed=1)
+    assert np.corrcoef(scores, test.feature(SIGNAL))[0, 1] > 0.5
+
+
+def test_slices_count_the_requests_that_they_judge() -> None:
+    test = examples(40)
+    signal = test.feature(SIGNAL)
+    found = {row["slice"]: row for row in evaluate_ranker.slices(signal, -signal, test.gains(ranker.BLEND), test)}
+    assert {"all", "new users", "tail items only", "region x", "region y"} <= set(found)
+    assert found["all"]["ranker"] > found["all"]["retrieval"]
+    assert found["region x"]["requests"] <= found["all"]["requests"] <= 40
+
+
+def test_pictures_are_written(tmp_path: Path) -> None:
+    ranking_plots.quality(tmp_path / "a" / "quality.png", {"ranker": (0.5, 0.01), "popularity": (0.2, 0.01)}, 9)
+    curve = ranking_metrics.reliability(np.linspace(0, 1, 40), np.tile([0.0, 1.0], 20), 4)
+    ranking_plots.calibration(tmp_path / "calibration.png", {"click": curve, "cart": curve})
+    ranking_plots.importance(tmp_path / "importance.png", {"one": 0.1, "two": -0.01})
+    ranking_plots.slices(tmp_path / "slices.png", [{"slice": "all", "requests": 3, "ranker": 0.5, "retrieval": 0.4}])
+    ranking_plots.loss(tmp_path / "loss.png", [{"loss": 2.0, "tail_loss": 2.1}, {"loss": 1.0, "tail_loss": 2.0}])
+    assert all(path.stat().st_size > 5_000 for path in tmp_path.rglob("*.png"))
+    assert len(list(tmp_path.rglob("*.png"))) == 5
