@@ -29,6 +29,7 @@ LIBRARIES = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds; with two retries a dead server is known within a minute
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # a stage's standard output is its result
 }
 
 
