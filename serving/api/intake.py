@@ -24,6 +24,7 @@ from serving.api.problems import Problem
 T = TypeVar("T")
 RECENT = 100_000  # ids that the process itself remembers, about 20 MB
 RETRY_AFTER = 1
+INDEX_SECONDS = 0.25  # nobody renders a page from this answer: rather wait than log an event twice
 
 
 class Receipt(BaseModel):
@@ -142,7 +143,7 @@ class Receiver:
 
     async def _ask(self, call: Callable[[], Awaitable[T]]) -> T | None:
         try:
-            async with asyncio.timeout(self.settings.api.online_deadline_ms / 1000):
+            async with asyncio.timeout(INDEX_SECONDS):
                 return await call()
         except (redis.RedisError, OSError, TimeoutError):
             self.metrics.falls.labels("event_index", "down").inc()
