@@ -41,7 +41,7 @@ status: ## what runs, where, and how it is
 	@$(RECSYS) status
 
 bench: setup ## measure; one JSON line per figure goes to bench/results.jsonl
-	@$(PYTHON) -m bench
+	@$(PYTHON) -m bench --source "$(DATA)"
 
 lock: ## resolve the environments anew
 	@for name in platform airflow; do \
