@@ -80,6 +80,10 @@ class Examples:
         """The older requests, to fit weights on, and the newest, for early stopping and calibration."""
         return self.split_at(max(1, round(len(self.time) * (1 - TAIL_SHARE))))
 
+    def only(self, rows: NDArray[np.bool_]) -> "Examples":
+        """Some of the rows, of the same requests."""
+        return self._part(rows, slice(None), 0)
+
     def split_at(self, requests: int) -> tuple["Examples", "Examples"]:
         """The first requests, and the others, numbered from 0 again."""
         row = int(np.searchsorted(self.request, requests))
@@ -87,7 +91,7 @@ class Examples:
             slice(row, None), slice(requests, None), requests
         )
 
-    def _part(self, rows: slice, requests: slice, first: int) -> "Examples":
+    def _part(self, rows: slice | NDArray[np.bool_], requests: slice, first: int) -> "Examples":
         return Examples(
             self.numeric[rows],
             {name: values[rows] for name, values in self.strings.items()},

@@ -12,13 +12,16 @@ from pipelines import evaluate_ranker, ranking_examples, ranking_metrics, rankin
 
 LISTS, LENGTH = 120, 8
 SIGNAL = "item_touches"  # what decides in these examples
+OTHERS = ("retrieval_score", "item_popularity", "item_popularity_rank")  # what does not
 
 
 def examples(lists: int = LISTS, seed: int = 0) -> ranking_examples.Examples:
     """Lists in which a visitor clicks what was touched before, and buys every other of those; the rest is noise."""
     rng = np.random.default_rng(seed)
     count = lists * LENGTH
-    numeric = rng.normal(size=(count, len(transforms.RANKING_FEATURES))).astype(np.float32)
+    numeric = np.zeros((count, len(transforms.RANKING_FEATURES)), np.float32)
+    for name in (SIGNAL, *OTHERS):
+        numeric[:, transforms.RANKING_FEATURES.index(name)] = rng.normal(size=count)
     liked = numeric[:, transforms.RANKING_FEATURES.index(SIGNAL)] + 0.3 * rng.normal(size=count) > 1
     bought = liked & (rng.random(count) < 0.5)
     labels = np.column_stack([liked, bought, bought]).astype(np.float32)
@@ -81,7 +84,7 @@ def test_a_test_without_anything_to_find_fails() -> None:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[ranker.Scorer, list[dict[str, float]]]:
     older, tail = examples().tail()
-    options = train_ranker.Params(day="2026-01-01", run="r", epochs=4, patience=4, learning_rate=5e-3)
+    options = train_ranker.Params(day="2026-01-01", run="r", epochs=6, batch=8, learning_rate=5e-3)
     model, curve = train_ranker.fit(older, tail, options, seed=3)
     folder = tmp_path_factory.mktemp("ranker") / "model"
     ranker.Served(model, train_ranker.calibration(model, tail)).save(folder, len(transforms.RANKING_FEATURES))
@@ -105,7 +108,7 @@ def test_training_again_with_the_seed_gives_the_same_curve(
     trained: tuple[ranker.Scorer, list[dict[str, float]]],
 ) -> None:
     older, tail = examples().tail()
-    options = train_ranker.Params(day="2026-01-01", run="r", epochs=4, patience=4, learning_rate=5e-3)
+    options = train_ranker.Params(day="2026-01-01", run="r", epochs=6, batch=8, learning_rate=5e-3)
     _, curve = train_ranker.fit(older, tail, options, seed=3)
     assert [p["tail_loss"] for p in curve] == pytest.approx([p["tail_loss"] for p in trained[1]], rel=1e-5)
 
