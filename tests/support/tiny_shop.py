@@ -14,7 +14,7 @@ FIRST = date(2024, 3, 4)
 DAYS = 24
 LAST = FIRST + timedelta(days=DAYS - 1)
 KINDS = ("mug", "lamp")
-EACH = 12  # items of a kind
+EACH = 80  # items of a kind; together more than the hundred that recall@100 may list
 USERS = 80
 NEWCOMER = "lamp-new"  # in the catalogue since the last day before the holdout, never bought
 
