@@ -123,7 +123,7 @@ def test_slices_count_the_requests_that_they_judge() -> None:
     test = examples(40)
     signal = test.feature(SIGNAL)
     found = {row["slice"]: row for row in evaluate_ranker.slices(signal, -signal, test.gains(ranker.BLEND), test)}
-    assert {"all", "new users", "tail items only", "region x", "region y"} <= set(found)
+    assert {"all", "users with a history", "tail items only", "region x", "region y"} <= set(found)
     assert found["all"]["ranker"] > found["all"]["retrieval"]
     assert found["region x"]["requests"] <= found["all"]["requests"] <= 40
 
