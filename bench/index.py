@@ -1,6 +1,6 @@
 """What search costs and finds, by catalogue size, beside exact search in numpy as its peer.
 
-    nice .venv/bin/python bench/index.py [--sizes 5000 20000 100000] [--dim 128]
+    nice .venv/bin/python -m bench.index [--sizes 5000 20000 100000] [--dim 128]
 
 Prints one JSON line per figure. Vectors are clustered, as embeddings are; uniformly random ones would make any
 approximate index look bad.

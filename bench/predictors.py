@@ -1,6 +1,6 @@
 """What the live release's predictors take per call, over the wire, one request after another.
 
-    nice .venv/bin/python bench/predictors.py [--requests 500]
+    nice .venv/bin/python -m bench.predictors [--requests 500]
 
 Needs a running platform with a live release. Prints one JSON line per figure: p50 and p99 of whole calls as a
 client sees them, beside the limit, and the p50 of each stage inside.
