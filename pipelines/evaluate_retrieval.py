@@ -26,7 +26,6 @@ from pipelines import baselines, datasets, holdout, plots, recall, split, stage,
 from recsys.settings import Settings
 
 PRIMARY = 100
-REPEATS_MATTER = 0.15  # share of targets that a user had before, from which the view is `all`
 COLLAPSED = 0.5
 SMALLEST_SLICE = 50
 REGIONS = 5
@@ -70,7 +69,8 @@ def main(params: Params, settings: Settings) -> stage.Result:
         champion = live_towers(root, candidate, parts)
         if champion is not None:
             rankers["live release"] = _dot(*embeddings(trial, champion))
-        report = judge_all(trial, rankers)
+        repeats = bool(stage.result_of(settings, params.run, "features")["allow_repeats"])
+        report = judge_all(trial, rankers, repeats)
         slices = slice_figures(report)
         reasons, passed = verdict(report, slices, params)
         metrics = {
@@ -140,13 +140,11 @@ def live_towers(root: Path, candidate: artifact.Artifact, parts: split.Split) ->
     return found
 
 
-def judge_all(trial: holdout.Trial, rankers: Mapping[str, recall.Ranker]) -> Report:
+def judge_all(trial: holdout.Trial, rankers: Mapping[str, recall.Ranker], repeats: bool) -> Report:
     """Measure every ranker under both views."""
     views: tuple[recall.View, ...] = ("all", "new")
     figures = {v: {name: recall.measure(ranker, trial.truth, v) for name, ranker in rankers.items()} for v in views}
-    again = sum(len(t) - len(recall.wanted(trial.truth, u, "new")) for u, t in enumerate(trial.truth.targets))
-    share = again / max(sum(len(t) for t in trial.truth.targets), 1)
-    return Report(trial, figures, "all" if share > REPEATS_MATTER else "new")
+    return Report(trial, figures, "all" if repeats else "new")
 
 
 def slices_of(trial: holdout.Trial) -> dict[str, NDArray[np.bool_]]:

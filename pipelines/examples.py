@@ -87,6 +87,8 @@ class Plan:
         validate_from: epoch seconds from which the examples of validating visitors are for early stopping.
         chunk: events after which a long visit is cut again.
         horizon: days in which the weight of a target halves, counted from the cut.
+        repeats: whether an item of the history may be a target again. One of the same visit never is: who clicks,
+            views and buys one thing wanted one thing, and a model rewarded for saying so learns nothing else.
     """
 
     layout: Layout
@@ -94,6 +96,7 @@ class Plan:
     validate_from: float
     chunk: int
     horizon: float
+    repeats: bool
 
 
 def validates(visitor_id: str) -> bool:
@@ -132,13 +135,16 @@ def records(sequences: Sequences, plan: Plan, random: np.random.Generator) -> di
     future = at[:, None] + np.arange(plan.layout.targets)
     real = future < end[:, None]
     future = np.where(real, future, 0)
+    items, targets = np.where(known, sequences.items[past], 0), np.where(real, sequences.items[future], 0)
+    since = now[:, None] - sequences.times[past]
+    real &= ~contained(targets, np.where(since <= VISIT_GAP, items, 0) if plan.repeats else items)
     wait = (sequences.times[future] - now[:, None]) / transforms.SECONDS_PER_DAY
     days = np.floor(now / transforms.SECONDS_PER_DAY)
     return {
-        "items": np.where(known, sequences.items[past], 0),
+        "items": items,
         "events": np.where(known, sequences.events[past], 0),
-        "ages": np.where(known, (now[:, None] - sequences.times[past]) / transforms.SECONDS_PER_DAY, 0.0),
-        "targets": np.where(real, sequences.items[future], 0),
+        "ages": np.where(known, since / transforms.SECONDS_PER_DAY, 0.0),
+        "targets": np.where(real, targets, 0),
         "weights": np.where(real, sequences.signal[future] * np.exp2(-wait / plan.horizon), 0.0),
         "preferences": sequences.preferences[owner],
         "region": sequences.region[owner],
@@ -146,9 +152,17 @@ def records(sequences: Sequences, plan: Plan, random: np.random.Generator) -> di
         "weekday": ((days + transforms.EPOCH_WEEKDAY) % 7).astype(np.int64),
         "moment": np.searchsorted(plan.moments, now, side="right") - 1,
         "hour": now / 3600.0 - days * 24.0,
-        "importance": np.ones(len(at)),
+        "importance": np.where(real.any(axis=1), 1.0, 0.0),
         "valid": sequences.validates[owner] & (now >= plan.validate_from),
     }
+
+
+def contained(values: Ints, sets: Ints) -> NDArray[np.bool_]:
+    """[n, m] whether each value is among those of its row of `sets` [n, k]."""
+    out = np.zeros(values.shape, bool)
+    for column in sets.T:
+        out |= values == column[:, None]
+    return out
 
 
 def pack(layout: Layout, fields: dict[str, NDArray[Any]]) -> NDArray[np.int32]:
@@ -169,6 +183,7 @@ def write(folder: Path, batches: Iterator[Sequences], plan: Plan, seed: int) -> 
     for sequences in batches:
         fields = records(sequences, plan, random)
         order = random.permutation(len(fields["valid"]))
+        order = order[fields["importance"][order] > 0]  # where nothing new came next, there is nothing to learn
         packed, moment, valid = (x[order] for x in (pack(plan.layout, fields), fields["moment"], fields["valid"]))
         for name, chosen in (("train", ~valid), ("valid", valid)):
             counts[name] += int(chosen.sum())

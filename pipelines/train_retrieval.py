@@ -59,6 +59,7 @@ class Recipe:
         chunk: events after which a long visit is cut into another example.
         targets: places for targets in an example.
         horizon: days in which the weight of a target halves.
+        repeats: whether what a visitor had before may be a target.
     """
 
     epochs: int
@@ -68,9 +69,10 @@ class Recipe:
     chunk: int
     targets: int
     horizon: float
+    repeats: bool
 
 
-def settle(params: Params, items: int, events: int, days: float) -> Recipe:
+def settle(params: Params, items: int, events: int, days: float, repeats: bool) -> Recipe:
     """Hyperparameters from the size of the data, where the caller has not decided.
 
     Epochs: about two million events in all, so that training time stays level, within 3 to 10. Statistics are
@@ -82,7 +84,8 @@ def settle(params: Params, items: int, events: int, days: float) -> Recipe:
     negatives = params.negatives if params.negatives is not None else (0 if items <= FULL_SOFTMAX else 8192)
     weekly = int(np.clip(days // 7, 1, 52))
     moments = params.moments if params.moments is not None else min(weekly, events // 2_000)
-    return Recipe(epochs, batch, negatives, moments, chunk=32, targets=64, horizon=float(np.clip(days / 24, 1, 14)))
+    horizon = float(np.clip(days / 24, 1, 14))
+    return Recipe(epochs, batch, negatives, moments, chunk=32, targets=64, horizon=horizon, repeats=repeats)
 
 
 def main(params: Params, settings: Settings) -> stage.Result:
@@ -98,7 +101,8 @@ def main(params: Params, settings: Settings) -> stage.Result:
         if not counted.words.items:
             raise BadData(f"no positive events before {parts.cutoff}; take a later day or ingest more data")
         days = (parts.cutoff.timestamp() - counted.first_time) / transforms.SECONDS_PER_DAY
-        recipe = settle(params, len(counted.words.items), counted.events, days)
+        repeats = bool(stage.result_of(settings, params.run, "features")["allow_repeats"])
+        recipe = settle(params, len(counted.words.items), counted.events, days, repeats)
         log.info("%d events on %d items before %s: %s", counted.events, len(counted.words.items), parts.cutoff, recipe)
         run.params({f"recipe.{name}": value for name, value in vars(recipe).items()})
         trained = train(params, found, counted, recipe, settings.seed, folder, run.metrics_at)
@@ -155,6 +159,7 @@ def train(
         validate_from=cutoff - min(watched, split.LONGEST_DAYS * transforms.SECONDS_PER_DAY),
         chunk=recipe.chunk,
         horizon=recipe.horizon,
+        repeats=recipe.repeats,
     )
     with tempfile.TemporaryDirectory(dir=folder, prefix=".examples-") as place:
         written = examples.write(Path(place), corpus.sequences(found, counted.words), plan, seed)

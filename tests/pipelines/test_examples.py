@@ -36,6 +36,7 @@ def plan(**changes: object) -> examples.Plan:
         "validate_from": 6 * DAY,
         "chunk": 4,
         "horizon": 1.0,
+        "repeats": True,
     }
     return examples.Plan(**(facts | changes))  # type: ignore[arg-type]
 
@@ -75,3 +76,14 @@ def test_records_come_back_as_written(tmp_path: Path) -> None:
     moments = [set(batch["moment"].numpy().tolist()) for batch in examples.dataset(tmp_path / "train", LAYOUT, 2, 1)]
     assert all(len(one) == 1 for one in moments), "a batch has the statistics of one moment"
     assert examples.batches(tmp_path / "train", LAYOUT, 2) == len(moments)
+
+
+def test_an_item_of_the_same_visit_is_no_target() -> None:
+    again = sequences([[DAY, DAY + 10, DAY + 20, 4 * DAY]])
+    again.items[:] = [2, 2, 3, 2]
+    offered = examples.records(again, plan(), np.random.default_rng(0))
+    inside, later = offered["targets"][1], offered["targets"][-1]
+    assert set(inside) <= {0, 3}, "2 was clicked seconds ago"
+    assert later.tolist() == [2, 0, 0, 0], "days later it may be wanted again"
+    once = examples.records(again, plan(repeats=False), np.random.default_rng(0))
+    assert once["importance"][-1] == 0, "nothing new came next"

@@ -40,9 +40,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 def train(settings: Settings, run: RunId, **options: Any) -> dict[str, Any]:
     params = train_retrieval.Params(day=tiny_shop.LAST, run=run, **{**OPTIONS, **options})
+    folder = datasets.run_folder(settings, run)
+    folder.mkdir(parents=True)
+    (folder / "features.json").write_text('{"allow_repeats": true}')
     result = train_retrieval.main(params, settings)
-    path = datasets.run_folder(settings, run) / "train_retrieval.json"
-    path.write_text(json.dumps(result, default=str))
+    (folder / "train_retrieval.json").write_text(json.dumps(result, default=str))
     return result
 
 
