@@ -56,13 +56,11 @@ def catalogue(lake: Lake, day: date) -> pa.Table:
 
 
 def _latest_stats(lake: Lake, day: date) -> pd.DataFrame:
-    """Per item, the newest row of `item_stats` that was known at the end of a day."""
-    view, end = datasets.feature_view("item_stats"), datasets.end_of(day)
+    """The newest rows of `item_stats` up to a day; each of its days holds the whole catalogue."""
+    view = datasets.feature_view("item_stats")
     columns = ["item_id", "event_timestamp", *names.ITEM_STATS, *ITEM_TIMES]
-    table = lake.read_days(view, lake.days(view, until=day), columns)
-    rows = table.filter(pc.field("event_timestamp") <= pa.scalar(end, table.schema.field("event_timestamp").type))
-    newest = rows.sort_by("event_timestamp").to_pandas()
-    return newest.drop_duplicates("item_id", keep="last")
+    rows: pd.DataFrame = lake.read_days(view, lake.days(view, until=day)[-1:], columns).to_pandas()
+    return rows.drop_duplicates("item_id", keep="last")
 
 
 def embed_items(towers: Towers, items: pa.Table, as_of: datetime) -> NDArray[np.float32]:
