@@ -1,6 +1,5 @@
 """Notes on DAG runs, where a person looks first; written through Airflow's REST API."""
 
-import json
 import logging
 from typing import Any
 from urllib.parse import quote
@@ -8,6 +7,7 @@ from urllib.parse import quote
 import httpx
 
 from recsys import settings as configuration
+from recsys.errors import RecsysError
 from recsys.settings import Settings
 
 MAX_NOTE = 1000  # characters, Airflow's own limit
@@ -24,18 +24,11 @@ def add(dag_run: Any, line: str) -> None:
             lines = [kept for kept in before.splitlines() if kept.split()[:1] != line.split()[:1]]
             note = "\n".join([*lines, line])[:MAX_NOTE]
             client.patch(path, params={"update_mask": "note"}, json={"note": note}).raise_for_status()
-    except (httpx.HTTPError, OSError, KeyError) as error:
+    except (httpx.HTTPError, RecsysError, KeyError) as error:
         log.warning("the note on run %s was not written: %s", dag_run.run_id, error)
 
 
 def _bearer(settings: Settings) -> dict[str, str]:
-    password = settings.airflow_password.get_secret_value() or _generated_password(settings)
-    answer = httpx.post(
-        f"{settings.airflow_url}/auth/token", json={"username": "admin", "password": password}, timeout=10
-    )
+    login = {"username": "admin", "password": configuration.airflow_password(settings)}
+    answer = httpx.post(f"{settings.airflow_url}/auth/token", json=login, timeout=10)
     return {"Authorization": f"Bearer {answer.raise_for_status().json()['access_token']}"}
-
-
-def _generated_password(settings: Settings) -> str:
-    passwords: dict[str, str] = json.loads(configuration.airflow_passwords_file(settings).read_text())
-    return passwords["admin"]

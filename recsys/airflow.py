@@ -1,6 +1,5 @@
 """A client of Airflow's REST API: trigger a DAG, watch its tasks, read how it ended."""
 
-import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -115,18 +114,11 @@ class Client:
         return body
 
     def _token(self) -> str:
-        password = self._settings.airflow_password.get_secret_value() or self._generated_password()
+        password = configuration.airflow_password(self._settings)
         answer = self._http.post("/auth/token", json={"username": "admin", "password": password})
         if answer.is_error:
             raise Permanent(f"Airflow refuses the admin's password: {_detail(answer)}; set RECSYS_AIRFLOW_PASSWORD")
         return str(answer.json()["access_token"])
-
-    def _generated_password(self) -> str:
-        path = configuration.airflow_passwords_file(self._settings)
-        try:
-            return str(json.loads(path.read_text())["admin"])
-        except FileNotFoundError:
-            raise Retryable(f"{path} does not exist: Airflow was never started here; `recsys up` starts it") from None
 
 
 def _detail(answer: httpx.Response) -> str:

@@ -116,17 +116,6 @@ def status(settings: Settings) -> list[ServiceStatus]:
     ]
 
 
-def airflow_password(settings: Settings) -> str:
-    """The password of Airflow's user "admin": the one set, or the one generated at first start."""
-    if given := settings.airflow_password.get_secret_value():
-        return given
-    path = configuration.airflow_passwords_file(settings)
-    try:
-        return str(json.loads(path.read_text())["admin"])
-    except FileNotFoundError:
-        raise Permanent(f"Airflow was never started here, so it has no password ({path}); `recsys up`") from None
-
-
 def _status(settings: Settings, program: Program, process: Process, healthy: bool) -> ServiceStatus:
     needed = _needed(settings, program)
     return ServiceStatus(

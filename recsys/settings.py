@@ -4,6 +4,7 @@ Every field can be set by an environment variable, `RECSYS_<GROUP>__<FIELD>`; an
 prefix is an error. Nothing else in the code base reads the environment.
 """
 
+import json
 import os
 from pathlib import Path
 from typing import Literal
@@ -175,6 +176,21 @@ class Settings(BaseSettings):
 def airflow_passwords_file(settings: Settings) -> Path:
     """JSON of Airflow's users and their passwords; written with mode 0600 by whoever starts Airflow."""
     return Path(settings.storage.root).resolve() / "run" / "airflow_passwords.json"
+
+
+def airflow_password(settings: Settings) -> str:
+    """The password of Airflow's user "admin": the one that is set, or the one generated at first start.
+
+    Raises:
+        Permanent: neither exists.
+    """
+    if given := settings.airflow_password.get_secret_value():
+        return given
+    path = airflow_passwords_file(settings)
+    try:
+        return str(json.loads(path.read_text())["admin"])
+    except FileNotFoundError:
+        raise Permanent(f"Airflow was never started here, so it has no password ({path}); `recsys up`") from None
 
 
 def environment(settings: Settings) -> dict[str, str]:

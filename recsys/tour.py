@@ -62,18 +62,19 @@ def show(settings: Settings, console: Console) -> None:
 
 
 def table(answer: dict[str, Any]) -> Table:
-    """Recommendations as a table: rank, title, category, score, reason."""
-    view = Table(box=None, pad_edge=False, caption=_served_by(answer), caption_justify="left")
-    for name, justify in (("#", "right"), ("title", "left"), ("category", "left"), ("score", "right")):
-        view.add_column(name, justify=justify, overflow="ellipsis", no_wrap=True)  # type: ignore[arg-type]
-    view.add_column("reason", overflow="fold")
+    """Recommendations as a table of two lines an item, readable at 80 columns: title and score, category and reason."""
+    view = Table(box=None, pad_edge=False, show_header=False, caption=_served_by(answer), caption_justify="left")
+    view.add_column(justify="right", style="dim")
+    view.add_column(overflow="fold")
+    view.add_column(justify="right")
     for rank, item in enumerate(answer["items"], start=1):
-        view.add_row(str(rank), item["title"], item.get("category") or "", f"{item['score']:.3f}", item["reason"])
+        told = " · ".join(filter(None, (item.get("category"), item["reason"])))
+        view.add_row(str(rank), f"{item['title']}\n[dim]{told}[/]", f"{item['score']:.3g}")
     return view
 
 
 def _served_by(answer: dict[str, Any]) -> str:
-    return f"served by {answer['rung']}, release {answer.get('release_id') or 'none'}"
+    return f"rung: {answer['rung']}, release {answer.get('release_id') or 'none'}"
 
 
 def _typical(sequences: pa.Table, *, is_user: bool) -> dict[str, Any] | None:

@@ -173,12 +173,12 @@ def test_the_configuration_holds_no_secret(settings: Settings) -> None:
 
 def test_the_password_of_airflow_is_kept_and_private(settings: Settings) -> None:
     with pytest.raises(Permanent, match="never started"):
-        local.airflow_password(settings)
+        configuration.airflow_password(settings)
     supervisor.run_folder(settings).mkdir(parents=True)
     local._write_airflow_password(settings)
-    password = local.airflow_password(settings)
+    password = configuration.airflow_password(settings)
     local._write_airflow_password(settings)
-    assert local.airflow_password(settings) == password
+    assert configuration.airflow_password(settings) == password
     assert len(password) >= 20
     assert stat.S_IMODE(configuration.airflow_passwords_file(settings).stat().st_mode) == 0o600
 
