@@ -227,7 +227,9 @@ def _experiment(client: Any, settings: Settings) -> str:
     # A server knows its own artifact store; a bare database would put artifacts into the working directory.
     served = settings.mlflow_url.startswith(("http://", "https://"))
     place = None if served else (Path(settings.storage.root).resolve() / "mlflow" / "artifacts").as_uri()
-    return str(client.create_experiment(EXPERIMENT, artifact_location=place))
+    # Without the kind, the page opens on charts for language-model agents instead of on the runs.
+    kind = {"mlflow.experimentKind": "custom_model_development"}
+    return str(client.create_experiment(EXPERIMENT, artifact_location=place, tags=kind))
 
 
 def _delete_earlier(client: Any, parent: Any, name: str) -> None:

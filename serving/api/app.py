@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from fastapi import FastAPI, Request, Response
+from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from recsys.settings import Settings
@@ -38,7 +39,8 @@ def create(settings: Settings) -> FastAPI:
                 await watching
             await made.close()
 
-    app = FastAPI(title="recsys", version="1", description=DESCRIPTION, lifespan=lifespan)
+    # The pages of /docs come with their scripts: a browser behind a firewall shows them too.
+    app = FastAPIOffline(title="recsys", version="1", description=DESCRIPTION, lifespan=lifespan)
     app.state.keys = auth.Keys(settings)
     problems.install(app)
     app.include_router(recommendations.router)

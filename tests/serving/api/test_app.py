@@ -53,7 +53,8 @@ async def test_the_openapi_document_describes_both_endpoints_and_their_errors(wo
     assert list(get["responses"]["404"]["content"]) == ["application/problem+json"]
     assert document["components"]["schemas"]["Event"]["required"][0] == "event_id"
     assert "Batch" in document["components"]["schemas"]
-    assert (await world.http.get("/docs")).status_code == 200
+    page = (await world.http.get("/docs")).text
+    assert "static-offline-docs/swagger-ui" in page  # a browser behind a firewall can show it
 
 
 @pytest.mark.services
