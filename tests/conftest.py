@@ -12,13 +12,16 @@ import pytest
 from recsys.settings import Network, Services, Settings, Storage, load
 
 load()
+_HANDED_OUT: set[int] = set()
 
 
 def free_block(size: int = 30) -> int:
     """The first of `size` consecutive free loopback ports."""
     # Below 32,768, where Linux begins to hand out ports to outgoing connections: one of those may come in between.
     for base in range(10_000 + (time.time_ns() // 1000) % 20_000, 32_700, size):
-        if all(_is_free(base + offset) for offset in range(size)):
+        block = range(base, base + size)
+        if _HANDED_OUT.isdisjoint(block) and all(_is_free(port) for port in block):
+            _HANDED_OUT.update(block)  # a server may bind its port much later
             return base
     raise RuntimeError(f"no {size} consecutive free ports on 127.0.0.1")
 
