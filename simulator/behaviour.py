@@ -20,11 +20,13 @@ SECOND = 1_000_000
 ANONYMOUS = 0.2  # share of visits without logging in
 PAGE = 10  # slots of a full page; a similar page has half
 PAGES = 2.0  # mean pages of a visit, geometric
-SEARCHES = 1.5  # mean searches of a visit, Poisson
+SEARCHES = 2.0  # mean searches of a visit, Poisson
+FINDS = 8  # finds of a search, of which the shopper opens the one that pleases most
+PULL = 9.0  # how much taste decides what a visit is for; the rest is chance
 WEEKDAY = (0.95, 0.9, 0.92, 0.97, 1.0, 1.08, 1.25)
 # Share of the slots of a surface filled by: popularity, the visit's category, chance, new arrivals.
 POLICY = {
-    frame.HOME: (0.40, 0.32, 0.20, 0.08),
+    frame.HOME: (0.30, 0.42, 0.20, 0.08),
     frame.CATEGORY: (0.00, 1.00, 0.00, 0.00),
     frame.TRENDING: (1.00, 0.00, 0.00, 0.00),
     frame.SIMILAR: (0.10, 0.85, 0.05, 0.00),
@@ -105,7 +107,7 @@ def _visits(world: World, index: int, count: int, tastes: Floats, rng: np.random
     offsets = np.array([region.offset for region in vocabulary.REGIONS])[who.region[user]]
     hour = (who.hour[user] - offsets + 2.5 * rng.normal(size=count)) % 24
     start = np.maximum(opening + (hour * 3600 * SECOND).astype(np.int64), who.signup[user] + 60 * SECOND)
-    pull = 5.0 * tastes[user] @ world.space.leaves.T + world.season(index)
+    pull = PULL * tastes[user] @ world.space.leaves.T + world.season(index)
     intent = np.argmax(pull + rng.gumbel(size=pull.shape), axis=1)
     return Visits(user, rng.random(count) >= ANONYMOUS, start, shelf.numbers(index, count), intent)
 
@@ -213,12 +215,14 @@ def _views(clicks: Frame, rng: np.random.Generator) -> Frame:
 def _searches(
     world: World, index: int, visits: Visits, goods: shelf.Shelf, tastes: Floats, rng: np.random.Generator
 ) -> Frame:
-    """Views without an impression: of six finds in the category of the visit, the one that pleases most."""
+    """Views without an impression: of some finds in the category of the visit, the one that pleases most."""
     number = rng.poisson(SEARCHES, size=len(visits.user))
     visit = np.repeat(np.arange(len(number)), number)
     user = visits.user[visit]
-    finds = goods.within(np.repeat(visits.intent[visit], 6), rng.random(6 * len(visit))).reshape(-1, 6)
-    logit = world.click_logit(tastes, np.repeat(user, 6), finds.ravel(), index).reshape(-1, 6)
+    finds = goods.within(np.repeat(visits.intent[visit], FINDS), rng.random(FINDS * len(visit)))
+    finds = finds.reshape(-1, FINDS)
+    logit = world.click_logit(tastes, np.repeat(user, FINDS), finds.ravel(), index)
+    logit = logit.reshape(-1, FINDS)
     abroad = ~world.items.regions[finds, world.shoppers.region[user][:, None]]
     best = np.argmax(logit + rng.gumbel(size=logit.shape) - 1e3 * abroad, axis=1)
     rows = np.arange(len(visit))

@@ -11,7 +11,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 DAY_US = 86_400_000_000
-ZIPF = 0.85  # exponent of popularity by rank, as shops show it
+ZIPF = 0.8  # exponent of popularity by rank, as shops show it
 BRANDS = 160
 OLD_SHARE = 0.8  # of the items are older than the first day; the others arrive daily
 RESTRICTED_SHARE = 0.06  # of the items may be shown in some regions only

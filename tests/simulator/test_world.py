@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from simulator import behaviour, frame, shelf, vocabulary, world
+from simulator import behaviour, catalogue, frame, shelf, vocabulary, world
 from simulator.catalogue import DAY_US
 from simulator.world import Plan, World
 
@@ -30,7 +30,7 @@ def test_the_vocabulary_has_at_least_eight_top_categories_with_three_levels() ->
 def test_popularity_falls_with_rank_as_zipf_says(shop: World) -> None:
     weights = np.sort(shop.items.weight)[::-1]
     slope = np.polyfit(np.log(np.arange(1, len(weights) + 1)), np.log(weights), 1)[0]
-    assert slope == pytest.approx(-0.85, abs=0.01)
+    assert slope == pytest.approx(-catalogue.ZIPF, abs=0.01)
 
 
 def test_shown_items_are_skewed(shop: World, crowd: frame.Frame) -> None:
