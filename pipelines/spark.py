@@ -20,6 +20,18 @@ def session(settings: Settings, name: str) -> SparkSession:
         .config("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
         .config("spark.sql.parquet.compression.codec", "zstd")
         .config("spark.sql.execution.arrow.pyspark.enabled", "true")
+        # A lake has a folder a day: list hundreds here, where it takes milliseconds, not in a job of their own, and
+        # read many small files in one task.
+        .config("spark.sql.sources.parallelPartitionDiscovery.threshold", 5_000)
+        .config("spark.sql.files.openCostInBytes", 256 * 1024)
+        # Partitions are written beside their place and moved there whole (datasets.Lake), so neither a second
+        # rename nor a checksum file per file is needed; without Hadoop's native library each new file costs a fork.
+        .config("spark.hadoop.mapreduce.fileoutputcommitter.algorithm.version", 2)
+        .config("spark.hadoop.fs.file.impl", "org.apache.hadoop.fs.RawLocalFileSystem")
+        # What a stage keeps is read again seconds later: squeezing it took longer than computing it.
+        .config("spark.sql.inMemoryColumnarStorage.compressed", "false")
+        # A stage lives for a minute: the optimising compiler and a concurrent collector cost more than they bring.
+        .config("spark.driver.extraJavaOptions", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
         .config("spark.ui.enabled", "false")
         .config("spark.ui.showConsoleProgress", "false")
         .config("spark.driver.bindAddress", "127.0.0.1")

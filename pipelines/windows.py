@@ -1,18 +1,20 @@
 """Rolling windows over daily aggregates, as Spark frames.
 
-Events are first summed per entity and day; a window of N days up to the end of day d is then a range frame over
-d-N+1 … d, so the cost is one sort of the daily rows, whatever the number of windows. Two things cannot be summed
-that way and become rows that can:
+Events are first summed per entity and day. A window of N days up to the end of day d is then either a range frame over
+d-N+1 … d (`trailing`), for which Spark adds up all of the frame anew at each row: good where an entity has few rows a
+month. Or it is a running sum (`so_far`), one addition a row however long the window, of rows made for it:
 
+- counts: what happened on a day enters the sum there and leaves it N days later (`passing`);
 - distinct counts: a value enters the count on each day it occurs and leaves it N days later, or when it occurs
-  again, whichever is first (`distinct_in`); the running sum of these +1 and -1 is the count;
+  again, whichever is first (`distinct_in`);
 - exponential decay: a weight is stored as if seen from one far end, `2^((t - end) / half_life)`; the running sum,
   scaled back by the age of the day, is the decayed sum (`decayed`).
 
-Days are integers since 1970-01-01 UTC; the end of a day belongs to the next.
+Days are integers since 1970-01-01 UTC; the end of a day belongs to the next. Counts are doubles, exact up to 2^53:
+under ANSI rules Spark checks each sum of integers for overflow in code that costs several times the sum.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 
 from pyspark.sql import Column, DataFrame, Window
@@ -45,9 +47,33 @@ def distinct_in(days: int, occurrences: DataFrame, entity: str, value: str, name
     rows = occurrences.select(entity, value, "day").distinct()
     again = F.lead("day").over(Window.partitionBy(entity, value).orderBy("day"))
     stays = rows.withColumn("leaves", F.least(again, F.col("day") + days))
-    enter = F.struct("day", F.lit(1).alias(name))
-    leave = F.struct(F.col("leaves").alias("day"), F.lit(-1).alias(name))
+    enter = F.struct("day", F.lit(1.0).alias(name))
+    leave = F.struct(F.col("leaves").alias("day"), F.lit(-1.0).alias(name))
     return stays.select(entity, F.inline(F.array(enter, leave)))
+
+
+def passing(occurrences: DataFrame, entity: str, windows_days: Mapping[str, Sequence[int]]) -> DataFrame:
+    """Rows whose running sums per entity are the sums over the last N days, exactly, for they are whole numbers.
+
+    Args:
+        occurrences: daily rows with a column `day` and the whole-numbered columns named in `windows_days`.
+        entity: column that names whose rows they are.
+        windows_days: the windows of each column; they are called `<column>_<N>d`. Other columns stay as they are.
+    """
+    lengths = sorted({days for lengths in windows_days.values() for days in lengths})
+    after = F.col("_after")
+    sums = [
+        F.when(after == 0, F.col(name)).when(after == days, -F.col(name)).alias(f"{name}_{days}d")
+        for name, days_of in windows_days.items()
+        for days in days_of
+    ]
+    kept = [name for name in occurrences.columns if name not in (entity, "day", *windows_days)]
+    return occurrences.withColumn("_after", F.explode(F.array(*map(F.lit, [0, *lengths])))).select(
+        entity,
+        (F.col("day") + after).alias("day"),
+        *sums,
+        *(F.when(after == 0, F.col(name)).alias(name) for name in kept),
+    )
 
 
 def decay(time: Column, end: int, half_life_days: float) -> Column:
@@ -75,7 +101,7 @@ def _combined(name: str) -> Column:
         return F.min(name).alias(name)
     if name.startswith("last_"):
         return F.max(name).alias(name)
-    return F.coalesce(F.sum(name), F.lit(0)).alias(name)
+    return F.coalesce(F.sum(name), F.lit(0.0)).alias(name)
 
 
 def trailing(entity: str, days: int) -> WindowSpec:

@@ -10,12 +10,12 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from feature_repo import events as schema
-from pipelines import features, windows
+from pipelines import feature_rows, item_features, user_features, windows
 
 pytestmark = pytest.mark.spark
 LAST = date(2026, 3, 29)  # clocks change in most of Europe on this day
-DAY = (LAST - features.EPOCH).days
-SPAN = features.Span(DAY - 29, DAY, True)
+DAY = (LAST - feature_rows.EPOCH).days
+SPAN = feature_rows.Span(DAY - 29, DAY, True)
 END = datetime(2026, 3, 30, tzinfo=UTC)
 ITEMS = {"mug": ("Home > Mugs", "Acme", 4.0), "cup": ("Home > Cups", "Acme", 2.0), "car": ("Toys", None, None)}
 
@@ -49,14 +49,14 @@ def by_key(frame: DataFrame, key: str) -> dict[tuple[str, int], dict[str, Any]]:
 
 def activity(spark: SparkSession, rows: Sequence[tuple[Any, ...]]) -> dict[tuple[str, int], dict[str, Any]]:
     events, items = shop(spark, rows)
-    found = features.prepare(events, items, SPAN)
-    return by_key(features.user_activity(found, features.active_days(found, SPAN)), "user_id")
+    found = feature_rows.prepare(events, items, SPAN)
+    return by_key(user_features.user_activity(found, user_features.active_days(found, SPAN)), "user_id")
 
 
 def stats(spark: SparkSession, rows: Sequence[tuple[Any, ...]]) -> dict[tuple[str, int], dict[str, Any]]:
     events, items = shop(spark, rows)
-    found = features.prepare(events, items, SPAN)
-    return by_key(features.item_stats(found, features.purchases(found), items, SPAN), "item_id")
+    found = feature_rows.prepare(events, items, SPAN)
+    return by_key(item_features.item_stats(found, feature_rows.purchases(found), items, SPAN), "item_id")
 
 
 def ago(days: float) -> datetime:
@@ -162,24 +162,26 @@ def test_histories_end_where_their_day_ends(spark: SparkSession) -> None:
             ("s-2", "mug", "view", ago(9.5)),
         ],
     )
-    found = features.prepare(events, items, SPAN)
-    visits = features.sequences(found)
-    rows = by_key(features.user_history(visits, features.active_days(found, SPAN)), "user_id")
+    found = feature_rows.prepare(events, items, SPAN)
+    visits = user_features.sequences(found)
+    rows = by_key(user_features.user_history(visits, user_features.active_days(found, SPAN)), "user_id")
     assert {days: row["history_items"] for (_, days), row in rows.items()} == {
         2: ["mug"],
         1: ["mug", "cup"],
         0: ["mug", "cup", "car"],
     }
     assert rows["ann", 0]["history_times"] == [int(ago(d).timestamp()) for d in (2.5, 1.5, 0.5)]
-    sessions = by_key(features.session_history(visits, SPAN), "session_id")
+    sessions = by_key(user_features.session_history(visits, SPAN), "session_id")
     assert {key: row["history_events"] for key, row in sessions.items()} == {("s-1", 0): ["view"]}
 
 
 def test_categories_by_decayed_weight(spark: SparkSession) -> None:
     rows = [("ann", "cup", "view", ago(30.5)), ("ann", "mug", "view", ago(0.5)), ("ann", "car", "view", ago(0.5))]
     events, items = shop(spark, [*rows, ("ann", "car", "view", ago(0.5))])
-    found = features.prepare(events, items, SPAN)
-    now = by_key(features.user_categories(found, features.active_days(found, SPAN), SPAN), "user_id")["ann", 0]
+    found = feature_rows.prepare(events, items, SPAN)
+    now = by_key(user_features.user_categories(found, user_features.active_days(found, SPAN), SPAN), "user_id")[
+        "ann", 0
+    ]
     assert now["categories"] == ["Toys", "Home > Mugs", "Home > Cups"]
     assert now["category_weights"] == pytest.approx([2 / 3.5, 1 / 3.5, 0.5 / 3.5], rel=1e-5)
     assert now["top_categories"] == ["Toys", "Home"]
@@ -206,9 +208,9 @@ def test_rolling_windows_agree_with_a_naive_count(spark: SparkSession) -> None:
 def test_repeats_are_purchases_on_a_later_day(spark: SparkSession) -> None:
     buy = [("ann", "mug", "purchase", ago(d)) for d in (9, 9, 5, 1)] + [("bob", "cup", "purchase", ago(2))]
     events, items = shop(spark, buy)
-    assert features.repeat_share(features.purchases(features.prepare(events, items, SPAN))) == 0.5
-    none = features.prepare(events.where("event = 'view'"), items, SPAN)
-    assert features.repeat_share(features.purchases(none)) == 0.0
+    assert item_features.repeat_share(feature_rows.purchases(feature_rows.prepare(events, items, SPAN))) == 0.5
+    none = feature_rows.prepare(events.where("event = 'view'"), items, SPAN)
+    assert item_features.repeat_share(feature_rows.purchases(none)) == 0.0
 
 
 def test_days_are_utc(spark: SparkSession) -> None:
