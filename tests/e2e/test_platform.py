@@ -23,6 +23,13 @@ from recsys.settings import Network, Settings, Storage
 pytestmark = [pytest.mark.e2e, pytest.mark.services, pytest.mark.timeout(1500)]
 
 SHOP = ["--users", "1500", "--items", "600", "--events", "90000", "--days", "24"]
+# A busy test machine misses deadlines; which rung serves is judged here, not how fast.
+PATIENT = {
+    "RECSYS_DEPLOY__BAKE": "2",
+    "RECSYS_DEPLOY__MAX_P99_MS": "2000",
+    "RECSYS_API__RETRIEVAL_DEADLINE_MS": "2000",
+    "RECSYS_API__RANKING_DEADLINE_MS": "2000",
+}
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -48,7 +55,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory, port_block: Callable[[], int]
 def recsys(settings: Settings, *arguments: str) -> str:
     """Run the command line; its standard output. Fails with both streams if the exit code is not 0."""
     command = [sys.executable, "-c", "from recsys.cli import main; main()", *arguments]
-    env = configuration.child_environment(settings, RECSYS_DEPLOY__BAKE="2", COLUMNS="200")
+    env = configuration.child_environment(settings, **PATIENT, COLUMNS="200")
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=1400)
     assert done.returncode == 0, f"recsys {' '.join(arguments)}\n{done.stdout[-6000:]}\n{done.stderr[-4000:]}"
     return done.stdout
