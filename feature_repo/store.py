@@ -1,7 +1,8 @@
 """The feature store of an installation: Feast over the lake's offline tables and Redis.
 
-The configuration is made here from our settings; `feature_store.yaml` names the same places for people who use
-Feast's own command line. Feast is always the reader: nobody else knows how its hashes are laid out.
+The configuration is made here from our settings. There is no `feature_store.yaml`: Feast's own command line would
+collect the objects it finds at the top of modules, and drop the views, which `definitions.definitions` makes for a
+storage root. Feast is always the reader: nobody else knows how its hashes are laid out.
 """
 
 from collections.abc import Sequence

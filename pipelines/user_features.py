@@ -9,6 +9,7 @@ from pipelines.feature_rows import Span
 
 CATEGORY_HALF_LIFE = 30.0  # days
 CATEGORY_HORIZON = 365  # days; twelve half-lives, beyond which a weight is under a four-thousandth
+CATEGORY_GRAINS = 1e10  # weights are summed as whole numbers of grains: the same ranks in whatever order they are added
 SESSION_DAYS = 7  # anonymous sessions older than this are not coming back
 SEQUENCE_LENGTH = 1_000
 
@@ -74,7 +75,7 @@ def user_activity(events: DataFrame, emit: DataFrame) -> DataFrame:
 
 def user_categories(events: DataFrame, emit: DataFrame, span: Span) -> DataFrame:
     """The heaviest categories, top categories and brands of every (user, day) in `emit`, with their shares."""
-    weight = F.col("weight") * windows.decay(F.col("time"), span.end, CATEGORY_HALF_LIFE)
+    weight = F.rint(F.col("weight") * windows.decay(F.col("time"), span.end, CATEGORY_HALF_LIFE) * CATEGORY_GRAINS)
     kinds = {
         "categories": F.col("category"),
         "top_categories": feature_rows.top_category("category"),
