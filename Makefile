@@ -15,6 +15,7 @@ setup: ## install what is missing and make the two environments from the locks
 	@infra/setup.sh
 
 run: setup ## start the platform, run the daily DAG on DATA, show recommendations
+	@$(RECSYS) use $(firstword $(subst :, ,$(DATA)))
 	@$(RECSYS) up
 	@$(RECSYS) run daily --source "$(DATA)"
 	@$(RECSYS) tour

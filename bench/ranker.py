@@ -1,6 +1,6 @@
 """What ranking costs per request: 500 candidates of one visitor, features and forward pass.
 
-    .venv/bin/python bench/ranker.py [--items 20000] [--artifact var/models/ranker/VERSION]
+    .venv/bin/python bench/ranker.py [--items 20000] [--artifact var/current/models/ranker/VERSION]
 
 Prints one JSON line per figure: p50 and p99 in milliseconds beside the limit. Without an artifact the forward pass is
 that of an untrained ranker, which costs the same.

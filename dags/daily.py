@@ -9,7 +9,7 @@ DOC = """
 ### From a day of interactions to a live release
 
 1. **ingest → quality** read the source, put bad rows aside with their reason, and stop on a bad batch
-   (`var/runs/<run>/quality/report.html` says why).
+   (`var/current/runs/<run>/quality/report.html` says why).
 2. **trending, features → materialize** compute what the shop's shelves and the models read, and bring it to Redis.
 3. **train_retrieval → evaluate_retrieval** train the two towers and compare them on held-out days with
    popularity, personal re-purchase and the live model.

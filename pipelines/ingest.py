@@ -47,6 +47,24 @@ class Params(stage.Params):
     since: date | None = Field(None, description="first day of the batch; empty: the day after the last published one")
 
 
+def _claim(lake: Lake, text: str) -> None:
+    """A lake belongs to one shop: mixing two would train on nonsense. The bus brings events of the same shop.
+
+    Raises:
+        BadData: the lake holds another source; the message says how to have both.
+    """
+    name = text.partition(":")[0]
+    if name == "bus":
+        return
+    owner = lake.root / "lake" / "source"
+    if not owner.exists():
+        owner.parent.mkdir(parents=True, exist_ok=True)
+        owner.write_text(name)
+    elif (found := owner.read_text()) != name:
+        remedy = f"`recsys use {name}` gives it a workspace of its own"
+        raise BadData(f"{lake.root} holds the data of {found!r}, not of {name!r}; {remedy}")
+
+
 class Parts:
     """Writes batches of a table as parquet files of bounded size.
 
@@ -119,6 +137,7 @@ def main(params: Params, settings: Settings) -> stage.Result:
     lake = datasets.lake(settings)
     root = Path(settings.storage.root).resolve()
     bus.recover(root, "events")
+    _claim(lake, params.source)
     main_source = sources.open_source(params.source, settings)
     since, until = window(lake, params)
     aside = datasets.run_folder(settings, params.run) / "ingest" / "refused_bus_lines.jsonl"

@@ -10,8 +10,7 @@ month. Or it is a running sum (`so_far`), one addition a row however long the wi
 - exponential decay: a weight is stored as if seen from one far end, `2^((t - end) / half_life)`; the running sum,
   scaled back by the age of the day, is the decayed sum (`decayed`).
 
-Days are integers since 1970-01-01 UTC; the end of a day belongs to the next. Counts are doubles, exact up to 2^53:
-under ANSI rules Spark checks each sum of integers for overflow in code that costs several times the sum.
+Days are integers since 1970-01-01 UTC; the end of a day belongs to the next. Counts are doubles, exact up to 2^53.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -5,6 +5,7 @@ Every command takes `--json` where it answers something, and ends with an exit c
 """
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -85,6 +86,27 @@ def status(as_json: AsJson = False) -> None:
         _show_services(settings)
     if not all(service.healthy for service in services if service.expected):
         raise typer.Exit(REFUSED)
+
+
+@app.command()
+def use(name: Annotated[str, typer.Argument(help="name of the workspace, such as simulator or online_retail")]) -> None:
+    """Choose the workspace: each shop has its data, models and releases in a folder of its own, var/NAME.
+
+    A platform that runs on another workspace is stopped first; nothing stored is lost.
+    """
+    from recsys import local
+
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,40}", name) or name == "current":
+        raise UsageError(f"a workspace is named with a-z, 0-9, _ and -, got {name!r}")
+    settings = configuration.load()
+    chosen, current = configuration.WORKSPACES / name, configuration.current_workspace()
+    if Path(settings.storage.root) != current:
+        raise UsageError("RECSYS_STORAGE__ROOT is set, and says where everything is; unset it to use workspaces")
+    if chosen == current and chosen.exists():
+        return
+    local.down(settings)
+    configuration.choose_workspace(name)
+    console.print(f"workspace {chosen}")
 
 
 @app.command()

@@ -16,6 +16,7 @@ from recsys.errors import Permanent
 
 PREFIX = "RECSYS_"
 REPOSITORY = Path(__file__).resolve().parent.parent
+WORKSPACES = REPOSITORY / "var"  # one folder per shop, and `current`, a link to the one in use
 
 Role = Literal["retrieval", "ranking"]
 Colour = Literal["blue", "green"]
@@ -32,6 +33,21 @@ LIBRARIES = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # a stage's standard output is its result
 }
+
+
+def current_workspace() -> Path:
+    """The folder of the shop in use; that of the simulated shop until somebody chooses another."""
+    link = WORKSPACES / "current"
+    return link.resolve() if link.is_symlink() else WORKSPACES / "simulator"
+
+
+def choose_workspace(name: str) -> None:
+    """Point `current` to a workspace, in one step; it is made if there is none of that name."""
+    (WORKSPACES / name).mkdir(parents=True, exist_ok=True)
+    work = WORKSPACES / f".current-{os.getpid()}"
+    work.unlink(missing_ok=True)
+    work.symlink_to(name)
+    work.replace(WORKSPACES / "current")
 
 
 class Group(BaseModel):
@@ -80,7 +96,10 @@ class Network(Group):
 class Storage(Group):
     """Where data, models and releases are kept."""
 
-    root: str = Field(str(REPOSITORY / "var"), description="folder or fsspec URL that holds everything durable")
+    root: str = Field(
+        default_factory=lambda: str(current_workspace()),
+        description="folder that holds everything durable; default: the workspace that `recsys use` chose",
+    )
 
 
 class Spark(Group):
@@ -144,13 +163,15 @@ class Settings(BaseSettings):
 
     seed: int = Field(20240229, description="the one seed; every random stream derives from it")
     network: Network = Network()
-    storage: Storage = Storage()
+    storage: Storage = Field(default_factory=Storage)  # looks at the workspace in use when it is read
     spark: Spark = Spark()
     services: Services = Services()
     api: Api = Api()
     predictors: Predictors = Predictors()
     deploy: Deploy = Deploy()
-    airflow_password: SecretStr = Field(SecretStr(""), description="empty: generated at first start, kept in var/run")
+    airflow_password: SecretStr = Field(
+        SecretStr(""), description="empty: generated at first start, kept in run/ of the storage"
+    )
 
     @property
     def redis_url(self) -> str:

@@ -42,7 +42,7 @@ def simulate(
 
     `DIR/events`, `DIR/items`, `DIR/users` hold what a platform may see; `DIR/truth` what only the simulator knows.
 
-    **A first shop:** `python -m simulator --out var/sources/simulator`
+    **A first shop:** `python -m simulator --out var/current/sources/simulator`
 
     **A small one:** `python -m simulator --out /tmp/shop --users 300 --items 200 --events 15000 --days 12`
 

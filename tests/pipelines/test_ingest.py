@@ -132,3 +132,9 @@ def test_nothing_in_the_batch_says_where_the_data_end(settings: Settings, tiny_s
     with pytest.raises(BadData, match=r"no events from 2026-01-17 to 2026-01-20; its last day is 2026-01-16"):
         _ingest(settings, tiny_shop, date(2026, 1, 20))
     assert not datasets.lake(settings).path(datasets.STAGED_EVENTS, RUN).exists()
+
+
+def test_a_lake_takes_the_data_of_one_shop_only(settings: Settings, tiny_shop: Path) -> None:
+    _ingest(settings, tiny_shop)
+    with pytest.raises(BadData, match="holds the data of 'canonical', not of 'movielens'; `recsys use movielens`"):
+        _ingest(settings, tiny_shop, source=f"movielens:{tiny_shop}")
