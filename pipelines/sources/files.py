@@ -1,6 +1,11 @@
-"""Read other people's files in bounded batches; everything that can be wrong with a file becomes `BadData`."""
+"""Read other people's files in bounded batches; everything that can be wrong with a file becomes `BadData`.
 
-from collections.abc import Iterator, Mapping, Sequence
+Memory does not follow the size of a file. Two of Arrow's habits would make it do so, and are kept off here: its csv
+reader loads 32 blocks ahead of a slower consumer (no option says otherwise, so the blocks are small), and its parquet
+datasets keep the bytes of every row group they have read, and queue up to 1 GB of rows beside.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +18,9 @@ import pyarrow.parquet
 from pipelines.sources.source import BATCH_ROWS
 from recsys.errors import BadData
 
-CSV_BLOCK = 8 << 20  # bytes parsed at a time
+CSV_BLOCK = 1 << 20  # bytes parsed at a time, and the longest line; 32 of them wait to be parsed
+BATCH_BLOCKS = 8  # of csv in one batch at most, however long its lines are
+PARQUET_BUFFER = 1 << 20  # bytes read ahead in each column
 
 
 @contextmanager
@@ -35,16 +42,19 @@ def require(path: Path) -> Path:
 
 
 def parquet(path: Path, columns: Sequence[str] | None = None, where: Any = None) -> Iterator[pa.RecordBatch]:
-    """Batches of a parquet file or of a folder of them; one file is read at a time."""
+    """Batches of a parquet file, or of a folder of them in the order of their names.
+
+    Args:
+        path: file or folder.
+        columns: read these only.
+        where: expression that rows fulfil; row groups whose statistics rule it out are not read.
+    """
     with reading(path):
-        rows = pyarrow.dataset.dataset(require(path), format="parquet")
-        yield from rows.to_batches(
-            columns=list(columns) if columns else None,
-            filter=where,
-            batch_size=BATCH_ROWS,
-            batch_readahead=2,
-            fragment_readahead=1,
-        )
+        for part in pyarrow.dataset.dataset(require(path), format="parquet").get_fragments():
+            groups = [group.id for some in part.split_by_row_group(where) for group in some.row_groups]
+            with pyarrow.parquet.ParquetFile(part.path, pre_buffer=False, buffer_size=PARQUET_BUFFER) as rows:
+                for batch in rows.iter_batches(BATCH_ROWS, groups, list(columns) if columns else None):
+                    yield batch if where is None else batch.filter(where)
 
 
 def csv(
@@ -87,7 +97,19 @@ def csv(
             ),
         ) as rows,
     ):
-        yield from rows
+        yield from _gathered(rows)
+
+
+def _gathered(blocks: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Neighbours in one batch, until it has BATCH_ROWS: who writes a row group per batch should not write crumbs."""
+    held: list[pa.RecordBatch] = []
+    for block in blocks:
+        held.append(block)
+        if len(held) == BATCH_BLOCKS or sum(part.num_rows for part in held) >= BATCH_ROWS:
+            whole, held = pa.concat_batches(held), []
+            yield whole
+    if held:
+        yield pa.concat_batches(held)
 
 
 def csv_columns(path: Path, delimiter: str = ",") -> list[str]:
