@@ -13,7 +13,8 @@ times are taken as UTC. What is left out is counted in `dropped`, in this order,
     cancelled_purchase      the line that a cancellation takes back: the latest one before it with the same customer,
                             stock code and quantity that no other cancellation took
 
-Lines are spread over scratch files by invoice, so that a bucket fits into memory whatever the size of the input.
+Lines are spread over scratch files by invoice, so that a bucket fits into memory whatever the size of the input. What
+stays is a row per customer and country and per stock code, description and price, and some 400 bytes per cancellation.
 """
 
 import shutil
@@ -74,6 +75,26 @@ class Ledger:
     buckets: list[Path]
     products: pd.DataFrame
     customers: pd.DataFrame
+
+
+class Tally:
+    """Counts lines, and finds the first, by some columns over a stream of tables; holds one row per combination."""
+
+    def __init__(self, *keys: str) -> None:
+        self._keys = list(keys)
+        self._parts: list[pa.Table] = []
+
+    def add(self, lines: pa.Table) -> None:
+        counted = lines.select([*self._keys, "time"]).append_column("lines", pa.repeat(1, lines.num_rows))
+        groups = pa.concat_tables([*self._parts, counted]).group_by(self._keys, use_threads=False)
+        found = groups.aggregate([("time", "min"), ("lines", "sum")])
+        names = [*self._keys, "time", "lines"]
+        self._parts = [found.select([*self._keys, "time_min", "lines_sum"]).rename_columns(names)]
+
+    def frame(self) -> pd.DataFrame:
+        """The keys, `time` of the first line, and `lines`."""
+        frame: pd.DataFrame = self._parts[0].to_pandas()
+        return frame
 
 
 class OnlineRetail:
@@ -206,8 +227,12 @@ def _clean(path: Path, work: Path, folder: Path, until: datetime) -> tuple[Ledge
         source_file.unlink()
     taken = _taken_back(cancellations, candidates)
     dropped["cancelled_purchase"] = sum(len(rows) for rows in taken.values())
-    tallies = [_finish(target, taken.get(k, [])) for k, target in enumerate(buckets)]
-    return Ledger(buckets, _products([t[0] for t in tallies]), _customers([t[1] for t in tallies])), dropped
+    products, customers = Tally("code", "description", "price"), Tally("customer", "country")
+    for k, target in enumerate(buckets):
+        lines = _finish(target, taken.get(k, []))
+        products.add(lines)
+        customers.add(lines)
+    return Ledger(buckets, _products(products.frame()), _customers(customers.frame())), dropped
 
 
 def _lines(path: Path, work: Path) -> int:
@@ -326,40 +351,37 @@ def _taken_back(
     return taken
 
 
-def _finish(path: Path, rows: list[int]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Take rows out of a bucket; count its prices and titles by stock code, and find who bought first when."""
+def _finish(path: Path, rows: list[int]) -> pa.Table:
+    """Take rows out of a bucket; return what is left."""
     lines = pyarrow.parquet.read_table(path)
     keep = np.ones(lines.num_rows, bool)
     keep[rows] = False
     lines = lines.filter(pa.array(keep))
     pyarrow.parquet.write_table(lines, path)
-    products = lines.group_by(["code", "description", "price"]).aggregate([("time", "min"), ("time", "count")])
-    customers = lines.group_by(["customer", "country"]).aggregate([("time", "min")])
-    return products.to_pandas(), customers.to_pandas()
+    return lines
 
 
-def _products(parts: list[pd.DataFrame]) -> pd.DataFrame:
+def _products(rows: pd.DataFrame) -> pd.DataFrame:
     """One row per stock code: most frequent description (first by alphabet among equals), median price, first sale."""
-    rows = pd.concat(parts, ignore_index=True)
     named = rows.dropna(subset=["description"])
     named = named[named["description"] != ""]
-    counts = named.groupby(["code", "description"])["time_count"].sum().reset_index()
-    best = counts.sort_values(["code", "time_count", "description"], ascending=[True, False, True])
+    counts = named.groupby(["code", "description"])["lines"].sum().reset_index()
+    best = counts.sort_values(["code", "lines", "description"], ascending=[True, False, True])
     titles = best.drop_duplicates("code").set_index("code")["description"].map(gift_ware.title)
     prices = rows.sort_values(["code", "price"])
-    sold = prices.groupby("code")["time_count"]
+    sold = prices.groupby("code")["lines"]
     middle = prices[sold.cumsum() * 2 >= sold.transform("sum")].groupby("code")["price"].first()
-    first = rows.groupby("code")["time_min"].min()
+    first = rows.groupby("code")["time"].min()
     table = pd.DataFrame({"first": first, "price": middle, "title": titles}).rename_axis("code").reset_index()
     table["title"] = table["title"].fillna("Item " + table["code"])
     return table
 
 
-def _customers(parts: list[pd.DataFrame]) -> pd.DataFrame:
+def _customers(rows: pd.DataFrame) -> pd.DataFrame:
     """One row per customer: the country and the time of the first order."""
-    rows = pd.concat(parts, ignore_index=True).dropna(subset=["customer"])
-    ordered = rows.sort_values(["customer", "time_min", "country"]).drop_duplicates("customer")
-    return ordered.rename(columns={"time_min": "first"})[["customer", "country", "first"]].reset_index(drop=True)
+    named = rows.dropna(subset=["customer"])
+    ordered = named.sort_values(["customer", "time", "country"]).drop_duplicates("customer")
+    return ordered.rename(columns={"time": "first"})[["customer", "country", "first"]].reset_index(drop=True)
 
 
 def _events(lines: pa.RecordBatch) -> pa.RecordBatch:

@@ -1,10 +1,13 @@
 """Ingestion: which days form a batch, what is merged in, and that a re-run replaces only itself."""
 
 import json
+import subprocess
+import sys
 from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
@@ -13,10 +16,20 @@ from pipelines import datasets, ingest, stage
 from pipelines.datasets import RunId
 from recsys import bus
 from recsys.errors import BadData, UsageError
-from recsys.settings import Settings
+from recsys.settings import Settings, child_environment
 
 RUN = RunId("r1")
 LAST = date(2026, 1, 16)
+LINES = 4_000_000  # some 280 MB as text, 400 MB as uncompressed parquet
+MEMORY = 110  # MB that Arrow may hold at a time; a fraction of either
+PEAK = """
+import sys
+import pyarrow as pa
+from pipelines import ingest
+from recsys import settings
+ingest.main(ingest.Params(day="2026-01-16", run="r1", source=sys.argv[1]), settings.load())
+sys.stdout.write(str(pa.default_memory_pool().max_memory()))
+"""
 
 
 def _ingest(settings: Settings, shop: Path, day: date = LAST, **options: object) -> stage.Result:
@@ -138,3 +151,45 @@ def test_a_lake_takes_the_data_of_one_shop_only(settings: Settings, tiny_shop: P
     _ingest(settings, tiny_shop)
     with pytest.raises(BadData, match="holds the data of 'canonical', not of 'movielens'; `recsys use movielens`"):
         _ingest(settings, tiny_shop, source=f"movielens:{tiny_shop}")
+
+
+def _large(shop: Path, kind: str) -> int:
+    """A shop of LINES events that differ little, which are quick to write; the size of its events in MB."""
+    rows = 100_000
+    events = pa.table(
+        {
+            "event_id": [f"event-{n:012}" for n in range(rows)],
+            "session_id": [f"session-{n:08}" for n in range(rows)],
+            "item_id": ["item-00000001"] * rows,
+            "event": ["view"] * rows,
+            "event_time": ["2026-01-05T10:00:00"] * rows,
+        }
+    )
+    path = shop / f"events.{kind}"
+    if kind == "csv":
+        pyarrow.csv.write_csv(events, shop / "part.csv")
+        header, _, body = (shop / "part.csv").read_bytes().partition(b"\n")
+        with path.open("wb") as stream:
+            stream.write(header + b"\n")
+            stream.writelines([body] * (LINES // rows))
+    else:
+        with pyarrow.parquet.ParquetWriter(path, events.schema, compression="none", use_dictionary=False) as writer:
+            for _ in range(LINES // rows):
+                writer.write_table(events)
+    (shop / "items.csv").write_text("item_id,title,category,created_at,available\ni1,Mug,Home,2026-01-01,true\n")
+    return path.stat().st_size >> 20
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_memory_does_not_follow_the_size_of_the_input(settings: Settings, tmp_path: Path, kind: str) -> None:
+    shop = tmp_path / "large"
+    shop.mkdir()
+    assert _large(shop, kind) > 2 * MEMORY
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, f"canonical:{shop}"],
+        env=child_environment(settings),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) >> 20 < MEMORY
