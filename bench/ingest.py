@@ -20,7 +20,7 @@ import pandas as pd
 
 from recsys.settings import Settings, Storage, child_environment
 
-LIMIT = 0.5  # bytes of memory per byte of input: a 10 GB input must not need 10 GB
+LIMIT = 0.25  # bytes of memory per byte of input; cancellations, which are remembered, are 0.1 of order lines
 CHUNK = 200_000  # lines made at a time
 CUSTOMERS, PRODUCTS = 20_000, 5_000
 DAYS = 300
