@@ -255,7 +255,8 @@ def _session(settings: Settings) -> list[psutil.Process]:
     if noted["boot"] != sweep.BOOT_ID.read_text():  # the machine was restarted; the number is somebody else's now
         return []
     try:
-        if str(supervisor.run_folder(settings)) not in " ".join(psutil.Process(noted["session"]).cmdline()):
+        command = " ".join(psutil.Process(noted["session"]).cmdline())  # empty while a killed one is still ending
+        if command and str(supervisor.run_folder(settings)) not in command:
             return []  # all have ended, and the kernel gave the number to another program
     except psutil.NoSuchProcess:
         pass  # the supervisor was killed; what it has started may still run

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from models import artifact, release
+from recsys import local
 from recsys import settings as configuration
 from recsys.settings import Network, Settings, Storage
 
@@ -217,8 +218,8 @@ def _key(settings: Settings) -> dict[str, str]:
 def _kill(settings: Settings, role: str) -> None:
     live = release.Releases(Path(settings.storage.root)).live()
     assert live is not None
-    services = json.loads(recsys(settings, "status", "--json"))
-    (pid,) = [s["pid"] for s in services if s["name"] == f"{role}-{live.colour}"]
+    (pid,) = [service.pid for service in local.status(settings) if service.name == f"{role}-{live.colour}"]
+    assert pid is not None
     os.kill(pid, signal.SIGKILL)
 
 
