@@ -41,8 +41,11 @@ def milliseconds(call: Callable[[NDArray[np.float32]], object], queries: NDArray
     return float(np.percentile(taken, 50)), float(np.percentile(taken, 99))
 
 
-def line(name: str, value: float, unit: str, **more: Any) -> None:
-    print(json.dumps({"bench": "index", "name": name, "value": round(value, 3), "unit": unit, **more}), flush=True)
+def line(name: str, value: float, unit: str, limit: float | None = None, **settings: Any) -> None:
+    """Print one figure beside its limit, as all benchmarks do."""
+    ratio = round(value / limit, 3) if limit else None
+    figure = {"name": f"index.{name}", "value": round(value, 3), "unit": unit, "limit": limit, "ratio": ratio}
+    print(json.dumps(figure | {"settings": settings}), flush=True)
 
 
 def measure(count: int, dim: int) -> None:

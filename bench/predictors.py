@@ -29,9 +29,11 @@ LIMITS_MS = {"retrieval": 6.0, "ranking": 8.0}  # p50 on an idle core; the budge
 Answer = RetrievalResponse | RankingResponse
 
 
-def line(name: str, value: float, **more: Any) -> None:
-    figure = {"bench": "predictors", "name": name, "value": round(value, 3), "unit": "ms"}
-    print(json.dumps(figure | more), flush=True)
+def line(name: str, value: float, limit: float | None = None, **settings: Any) -> None:
+    """Print one figure beside its limit, as all benchmarks do."""
+    ratio = round(value / limit, 3) if limit else None
+    figure = {"name": f"predictors.{name}", "value": round(value, 3), "unit": "ms", "limit": limit, "ratio": ratio}
+    print(json.dumps(figure | {"settings": settings}), flush=True)
 
 
 def measure(role: str, call: Callable[[int], Answer], requests: int) -> None:

@@ -8,8 +8,6 @@ DOC = """
 Reads what the API received today, checks it, and publishes the day so far. The run is skipped where nothing
 arrived. New events renew an asset on which the **trending** DAG is scheduled.
 """
-TODAY = "{{ today_of(dag_run) }}"
-RUN = "{{ run_of(today_of(dag_run), dag_run) }}"
 
 with DAG(
     dag_id="intraday",
@@ -21,7 +19,9 @@ with DAG(
     doc_md=DOC,
     tags=["recsys"],
 ) as dag:
-    ingest = tasks.stage("ingest", day=TODAY, run=RUN, source="bus", minutes=20)
+    ingest = tasks.stage("ingest", day=tasks.TODAY, run=tasks.TODAYS_RUN, source="bus", minutes=20)
     # A day that has only begun is small: the volume check is for whole days.
-    quality = tasks.stage("quality", day=TODAY, run=RUN, minutes=20, outlets=[tasks.INTRADAY_EVENTS], min_volume="0")
+    quality = tasks.stage(
+        "quality", day=tasks.TODAY, run=tasks.TODAYS_RUN, minutes=20, outlets=[tasks.INTRADAY_EVENTS], min_volume="0"
+    )
     ingest >> quality

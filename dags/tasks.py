@@ -49,6 +49,8 @@ def run_of(day: str, dag_run: Any) -> str:
 MACROS = {"day_of": day_of, "today_of": today_of, "run_of": run_of}
 DAY = "{{ day_of(params, dag_run) }}"
 RUN = "{{ run_of(day_of(params, dag_run), dag_run) }}"
+TODAY = "{{ today_of(dag_run) }}"
+TODAYS_RUN = "{{ run_of(today_of(dag_run), dag_run) }}"
 
 
 def stage(

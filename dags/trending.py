@@ -8,8 +8,6 @@ DOC = """
 Scheduled by the asset that the **intraday** DAG renews. Recomputes trending, popular and co-visitation lists over
 the trailing window with Spark and writes them to the online store, where the API reads them within a minute.
 """
-TODAY = "{{ today_of(dag_run) }}"
-RUN = "{{ run_of(today_of(dag_run), dag_run) }}"
 
 with DAG(
     dag_id="trending",
@@ -21,6 +19,6 @@ with DAG(
     doc_md=DOC,
     tags=["recsys"],
 ) as dag:
-    trending = tasks.stage("trending", day=TODAY, run=RUN, minutes=25, outlets=[tasks.TRENDING])
-    materialize = tasks.stage("materialize", day=TODAY, run=RUN, minutes=25, views="trending")
+    trending = tasks.stage("trending", day=tasks.TODAY, run=tasks.TODAYS_RUN, minutes=25, outlets=[tasks.TRENDING])
+    materialize = tasks.stage("materialize", day=tasks.TODAY, run=tasks.TODAYS_RUN, minutes=25, views="trending")
     trending >> materialize
