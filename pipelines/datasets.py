@@ -46,6 +46,9 @@ class Dataset:
 STAGED_EVENTS = Dataset("staged/events", "run", "canonical events as the adapter read them, before any check")
 STAGED_ITEMS = Dataset("staged/items", "run", "canonical items, before any check")
 STAGED_USERS = Dataset("staged/users", "run", "canonical users, before any check")
+RECEIVED = Dataset(
+    "received", "day", "events of the API that have left the bus, before any check, by day of event_time"
+)
 EVENTS = Dataset("events", "day", "events that passed the quality gate, by day of event_time")
 ITEMS = Dataset("items", "day", "the whole catalogue as of a day")
 USERS = Dataset("users", "day", "all user profiles as of a day")

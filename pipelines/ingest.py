@@ -1,9 +1,10 @@
 """Read a source into the staged events, items and users of a run.
 
 The batch is the days after the last published one up to D; everything up to D on an empty lake; D alone when it is
-published already. What the API received in those days is merged in from the event bus. Nothing is judged here, and
-nothing is deduplicated: that is the quality gate's business; only what is no row of the schema at all stays out, and
-is counted (and, from the bus, set aside).
+published already. What the API received in those days is merged in from the event bus; segments that are older than
+the bus keeps them are moved into the lake first. Nothing is judged here, and nothing is deduplicated: that is the
+quality gate's business; only what is no row of the schema at all stays out, and is counted (and, from the bus, set
+aside).
 
 Arrow streams every source in batches of 64 thousand rows, and no adapter joins or shuffles more than one bucket. So the
 peak of memory levels off at some 300 to 500 MB as the input grows; what goes on growing is what an adapter remembers
@@ -142,6 +143,7 @@ def main(params: Params, settings: Settings) -> stage.Result:
     _claim(lake, params.source)
     main_source = sources.open_source(params.source, settings)
     since, until = window(lake, params)
+    retired = Bus(root).retire(_midnight(datetime.now(UTC) - timedelta(days=settings.bus.retention_days)))
     aside = datasets.run_folder(settings, params.run) / "ingest" / "refused_bus_lines.jsonl"
     received = Bus(root, aside)
     inputs: list[Source] = [received] if isinstance(main_source, Bus) else [main_source, received]
@@ -175,6 +177,7 @@ def main(params: Params, settings: Settings) -> stage.Result:
         "event_types": dict(census.types.most_common()),
         "events_without_time": census.timeless,
         "late_bus_events": received.late,
+        "retired_segments": retired,
         "dropped": {reason: n for part in inputs for reason, n in part.dropped.items()},
         "fingerprint": fingerprint([path for part in inputs for path in part.files()]),
     }
@@ -192,6 +195,11 @@ def window(lake: Lake, params: Params) -> tuple[datetime, datetime]:
         return sources.BEGINNING, until
     first = min(params.day, published[-1] + timedelta(days=1))
     return datetime.combine(first, time(), tzinfo=UTC), until
+
+
+def _midnight(moment: datetime) -> datetime:
+    """The beginning of a day: so segments are moved by whole days, into one file and not into one of every run."""
+    return moment.replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 def staged_events(

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from models.release import Reference, Release, ReleaseId, Releases
+from recsys import bus
 from recsys.errors import Retryable, UsageError
 from recsys.settings import Colour
 
@@ -138,7 +139,7 @@ def _replace(path: Path, text: str) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     work.replace(path)
-    _sync_folder(path.parent)
+    bus.sync_folder(path.parent)
 
 
 def _append(path: Path, position: int, lines: list[str]) -> None:
@@ -148,12 +149,4 @@ def _append(path: Path, position: int, lines: list[str]) -> None:
         stream.write("".join(line + "\n" for line in lines).encode())
         stream.flush()
         os.fsync(stream.fileno())
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    bus.sync_folder(path.parent)

@@ -9,6 +9,9 @@ the greatest.
 
 Delivery is at least once. A line whose future has resolved is on the disk: it was written, `fdatasync` returned, and
 so did the `fsync` of the folder that names it. A line that was not acknowledged may be there or not.
+
+A topic does not grow for ever: its writer deletes closed segments after a while (`Log(retention=…)`), or, where every
+line must reach the pipelines first, the consumer does, by `opened_before` and `delete`.
 """
 
 import fcntl
@@ -20,9 +23,10 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -35,6 +39,8 @@ CLOSED = ".jsonl"
 OPEN = ".jsonl.open"
 TORN = ".torn"
 MIB = 1 << 20
+PRUNE_SECONDS = 3600.0  # between two looks for segments to delete: a topic may have some 60,000
+_OURS = re.compile(r"\d{20}-\d+-[0-9a-f]+\.jsonl")  # as `_Segment.create` names them
 
 
 class Full(Retryable):
@@ -59,6 +65,24 @@ def folder(root: Path, topic: str) -> Path:
 def closed(root: Path, topic: str) -> list[Path]:
     """The closed segments of a topic, by time of opening. Call `recover` first to see those of dead writers."""
     return sorted(path for path in folder(root, topic).glob(f"*{CLOSED}"))
+
+
+def opened_before(root: Path, topic: str, moment: datetime) -> list[Path]:
+    """The closed segments that were opened before a moment, oldest first.
+
+    A name that no writer gives says nothing of its age, so such a file is never among them; nor is a torn one.
+    """
+    parent, limit = folder(root, topic), f"{int(moment.timestamp() * 1e9):020d}"
+    if not parent.exists():
+        return []
+    with os.scandir(parent) as entries:
+        return sorted(parent / e.name for e in entries if e.name < limit and _OURS.fullmatch(e.name))
+
+
+def delete(segments: Iterable[Path]) -> None:
+    """Delete closed segments whose records are not needed any more, or are kept elsewhere."""
+    for segment in segments:
+        segment.unlink(missing_ok=True)
 
 
 def read(segment: Path) -> Iterator[dict[str, Any]]:
@@ -122,11 +146,12 @@ def _close(path: Path, *, empty: bool) -> Path | None:
         return None
     final = path.with_name(path.name.removesuffix(OPEN) + CLOSED)
     path.rename(final)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
     return final
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
+    """Bring the names in a folder to the disk; a file that was renamed there survives a crash only then."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -151,7 +176,7 @@ class _Segment:
         descriptor = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o640)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         hidden.rename(path)
-        _sync_folder(parent)
+        sync_folder(parent)
         return cls(path, descriptor)
 
     def write(self, data: bytes) -> None:
@@ -197,6 +222,8 @@ class Log:
         segment_seconds: or when it is this old, so that consumers see a quiet topic too.
         linger: seconds to gather before a flush, for topics that nobody waits for; 0 flushes at once.
         pending_bytes: more than this may not wait for the disk.
+        retention: closed segments that were opened longer ago are deleted, at the start and hourly, by the writing
+            thread, so no caller waits for it; None keeps them all, for a topic whose consumer deletes.
     """
 
     def __init__(
@@ -208,7 +235,9 @@ class Log:
         segment_seconds: float = 10.0,
         linger: float = 0.0,
         pending_bytes: int = 64 * MIB,
+        retention: timedelta | None = None,
     ) -> None:
+        self._root, self._topic = root, topic
         self.folder = folder(root, topic)
         self.folder.mkdir(parents=True, exist_ok=True)
         recover(root, topic)
@@ -216,6 +245,8 @@ class Log:
         self._segment_seconds = segment_seconds
         self._linger = linger
         self._pending_limit = pending_bytes
+        self._retention = retention
+        self._prune_due = 0.0
         self._pending: list[_Entry] = []
         self._pending_bytes = 0
         self._closing = False
@@ -266,6 +297,7 @@ class Log:
 
     def _run(self) -> None:
         while True:
+            self._prune()
             batch, closing = self._take()
             if batch:
                 self._commit(batch)
@@ -315,3 +347,12 @@ class Log:
                 segment.close()
             except OSError as error:
                 log.error("%s stays open for recovery: %s", segment.path.name, error)
+
+    def _prune(self) -> None:
+        if self._retention is None or time.monotonic() < self._prune_due:
+            return
+        self._prune_due = time.monotonic() + PRUNE_SECONDS
+        try:
+            delete(opened_before(self._root, self._topic, datetime.now(UTC) - self._retention))
+        except OSError as error:
+            log.error("old segments of %s are kept until the next try: %s", self._topic, error)

@@ -138,6 +138,17 @@ class Api(Group):
     max_body_bytes: int = Field(4 * 1024 * 1024, gt=0, description="largest request body")
 
 
+class Bus(Group):
+    """The event bus: what the API has received, and what it has answered."""
+
+    retention_days: int = Field(
+        7,
+        ge=1,
+        description="days that a closed segment stays, like the Kafka topics of production: an event_id is known again "
+        "for as long, and who replays traffic wants recent one; events are in the lake before their segment goes",
+    )
+
+
 class Predictors(Group):
     """The model servers of retrieval and ranking."""
 
@@ -167,6 +178,7 @@ class Settings(BaseSettings):
     spark: Spark = Spark()
     services: Services = Services()
     api: Api = Api()
+    bus: Bus = Bus()
     predictors: Predictors = Predictors()
     deploy: Deploy = Deploy()
     airflow_password: SecretStr = Field(

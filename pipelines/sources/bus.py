@@ -1,14 +1,15 @@
-"""What the API has received, from the closed segments of the event bus.
+"""What the API has received, from the closed segments of the event bus, and from the lake once they have left it.
 
 A line that is not one event of the schema is set aside with its reason and counted, never lost. The catalogue and the
 users are those that the lake published last.
 """
 
+import fcntl
 import json
 import logging
 from collections import Counter
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,15 @@ import pyarrow.json
 
 from feature_repo.events import EVENT_TYPES, EVENTS, ITEMS, USERS, Table
 from pipelines import datasets
-from pipelines.sources import files, source
+from pipelines.sources import files, received, source
 from recsys import bus
 from recsys.errors import BadData
 
 log = logging.getLogger(__name__)
 
 TOPIC = "events"
+RETIRED_ROWS = 500_000  # events in memory at a time, some 100 MB
+EVER = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC) - timedelta(days=1))
 TIMES = ("event_time", "ingested_at")
 # Times come as text: Arrow's JSON reader takes fewer spellings of a time than ISO 8601 has.
 TYPED = pa.schema([pa.field(f.name, pa.string() if f.name in TIMES else f.type) for f in source.relaxed(EVENTS)])
@@ -43,21 +46,23 @@ class Bus:
         self.aside = aside
         self.dropped: Counter[str] = Counter()
         self.late = 0
+        self._window = EVER
 
     def files(self) -> list[Path]:
-        return bus.closed(self.root, TOPIC)
+        """All segments, and the files of the lake in the window that `events` was last asked for."""
+        return [*bus.closed(self.root, TOPIC), *received.paths(datasets.Lake(self.root), *self._window)]
 
     def last(self) -> datetime:
-        found = (pc.max(batch.column("event_time")).as_py() for batch in self._batches() if batch.num_rows)
+        found = (pc.max(batch.column("event_time")).as_py() for batch in self._all(*EVER) if batch.num_rows)
         return max((time for time in found if time is not None), default=datetime(1970, 1, 1, tzinfo=UTC))
 
     def events(self, since: datetime, until: datetime) -> Iterator[pa.RecordBatch]:
-        """Events of the window; `late` counts those before it, which a re-run of their day takes in."""
+        """Events of the window; `late` counts those in the bus before it, which a re-run of their day takes in."""
         self.dropped.clear()
-        self.late = 0
+        self.late, self._window = 0, (since, until)
         if self.aside is not None:
             self.aside.unlink(missing_ok=True)
-        for batch in self._batches():
+        for batch in self._all(since, until):
             self.late += pc.sum(pc.less(batch.column("event_time"), pa.scalar(since, source.TIME))).as_py() or 0
             yield source.within(batch, since, until)
 
@@ -75,9 +80,58 @@ class Bus:
         for batch in files.parquet(lake.path(dataset, days[-1])):
             yield source.conform(table, {name: batch.column(name) for name in batch.schema.names}, batch.num_rows)
 
-    def _batches(self) -> Iterator[pa.RecordBatch]:
+    def retire(self, before: datetime) -> int:
+        """Move the events of segments that were opened before a moment into the lake, and delete the segments.
+
+        An event is in the lake, flushed and named, before its segment goes. A segment with a line that is no event
+        stays, whole, for a person to look at.
+
+        Returns:
+            How many segments have left the bus.
+        """
+        folder = bus.folder(self.root, TOPIC)
+        if not folder.exists():
+            return 0
+        count = 0
+        with (folder / ".retire.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # two at once would keep every event twice
+            for segments, events in self._whole(before):
+                received.add(datasets.Lake(self.root), events)
+                bus.delete(segments)
+                count += len(segments)
+        return count
+
+    def _whole(self, before: datetime) -> Iterator[tuple[list[Path], pa.Table]]:
+        """Old segments of which every line is an event, some at a time, and their events."""
+        segments: list[Path] = []
+        events: list[pa.RecordBatch] = []
+        for segment in bus.opened_before(self.root, TOPIC, before):
+            refused = self.dropped.total()
+            batch = self._segment(segment)
+            if self.dropped.total() > refused:
+                log.warning("%s stays in the bus: it has lines that are no events", segment)
+                continue
+            segments.append(segment)
+            events.append(batch)
+            if sum(part.num_rows for part in events) >= RETIRED_ROWS:
+                yield segments, pa.Table.from_batches(events)
+                segments, events = [], []
+        if segments:
+            yield segments, pa.Table.from_batches(events)
+
+    def _all(self, since: datetime, until: datetime) -> Iterator[pa.RecordBatch]:
+        """Every closed segment, then what the lake holds of the window."""
         for segment in bus.closed(self.root, TOPIC):
-            yield self._fast(segment) or self._slow(segment)
+            try:
+                batch = self._segment(segment)
+            except FileNotFoundError:
+                continue  # another run has retired it; the lake, which is listed later, has its events
+            yield batch
+        for path in received.paths(datasets.Lake(self.root), since, until):
+            yield from received.batches(path)
+
+    def _segment(self, segment: Path) -> pa.RecordBatch:
+        return self._fast(segment) or self._slow(segment)
 
     def _fast(self, segment: Path) -> pa.RecordBatch | None:
         """A whole segment by Arrow's reader; None if any line is not as it should be."""

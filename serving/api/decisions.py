@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
+from datetime import timedelta
 from pathlib import Path
 
 import orjson
@@ -32,8 +33,13 @@ class Decisions:
     """Writes decisions in the background; what the disk cannot take in time is dropped and counted."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        root = Path(settings.storage.root)
-        self._log = bus.Log(root, TOPIC, linger=LINGER, pending_bytes=PENDING_BYTES)
+        self._log = bus.Log(
+            Path(settings.storage.root),
+            TOPIC,
+            linger=LINGER,
+            pending_bytes=PENDING_BYTES,
+            retention=timedelta(days=settings.bus.retention_days),
+        )
         self._metrics = metrics
 
     def write(

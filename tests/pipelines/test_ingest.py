@@ -113,6 +113,32 @@ def test_events_of_the_api_are_merged_and_refused_lines_kept(settings: Settings,
     assert json.loads(json.loads(aside.read_text())["line"])["event"] == "stare"
 
 
+def test_what_the_bus_need_not_keep_moves_to_the_lake_and_is_ingested_all_the_same(
+    settings: Settings, tiny_shop: Path
+) -> None:
+    """Nobody has run a pipeline since the event came, two months ago: it is not lost."""
+    row = {
+        "event_id": "api-1",
+        "session_id": "s",
+        "item_id": "i",
+        "event": "view",
+        "event_time": "2026-01-08T12:00:00Z",
+    }
+    folder = bus.folder(Path(settings.storage.root), "events")
+    folder.mkdir(parents=True)
+    opened = int(datetime(2026, 1, 8, 12, tzinfo=UTC).timestamp() * 1e9)
+    segment = folder / f"{opened:020d}-77-0a1b2c3d.jsonl"
+    segment.write_text(json.dumps(row) + "\n")
+    result = _ingest(settings, tiny_shop, date(2026, 1, 8))
+    assert result["retired_segments"] == 1
+    assert not segment.exists()
+    assert [e["event_id"] for e in _staged(settings).to_pylist()].count("api-1") == 1
+    _publish(settings, date(2026, 1, 8))
+    again = _ingest(settings, tiny_shop, date(2026, 1, 8))
+    assert [e["event_id"] for e in _staged(settings).to_pylist()].count("api-1") == 1, "and a re-run has it, too"
+    assert again["retired_segments"] == 0
+
+
 def test_the_bus_alone_needs_a_published_catalogue(settings: Settings, tiny_shop: Path) -> None:
     with pytest.raises(BadData, match="no items have been published yet"):
         _ingest(settings, tiny_shop, source="bus")

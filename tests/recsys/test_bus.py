@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -190,3 +191,72 @@ def test_concurrent_callers_share_flushes(tmp_path: Path, monkeypatch: pytest.Mo
             future.result(5)
     assert len(flushes) <= 4
     assert [r["n"] for r in records(tmp_path, "events")] == list(range(200))
+
+
+DAY = timedelta(days=1)
+
+
+def plant(root: Path, days_ago: float, content: bytes = b'{"n": 0}\n', ending: str = ".jsonl") -> Path:
+    """A segment that somebody opened some days ago."""
+    opened = datetime.now(UTC) - timedelta(days=days_ago)
+    path = bus.folder(root, "decisions") / f"{int(opened.timestamp() * 1e9):020d}-77-0a1b2c3d{ending}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def test_old_segments_are_deleted_at_the_start_and_all_else_is_kept(tmp_path: Path) -> None:
+    old, young = plant(tmp_path, 7.1), plant(tmp_path, 6.9)
+    torn = plant(tmp_path, 30, b'{"n"', ".torn")
+    foreign = bus.folder(tmp_path, "decisions") / "0001.jsonl"
+    foreign.write_bytes(b"{}\n")
+    bus.Log(tmp_path, "decisions", retention=7 * DAY).close()
+    assert not old.exists()
+    assert young.exists()
+    assert torn.exists()
+    assert foreign.exists(), "nobody knows how old it is"
+
+
+def test_a_log_without_a_retention_deletes_nothing(tmp_path: Path) -> None:
+    old = plant(tmp_path, 400)
+    bus.Log(tmp_path, "decisions").close()
+    assert old.exists()
+
+
+def test_a_running_log_deletes_what_has_become_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bus, "PRUNE_SECONDS", 0.0)
+    with bus.Log(tmp_path, "decisions", segment_bytes=1, retention=7 * DAY) as log:
+        log.append([line(1)]).result(5)
+        old = plant(tmp_path, 8)
+        log.append([line(2)]).result(5)
+    assert not old.exists()
+    assert [r["n"] for r in records(tmp_path, "decisions")] == [1, 2]
+
+
+def test_the_segment_that_is_being_written_is_never_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bus, "PRUNE_SECONDS", 0.0)
+    with bus.Log(tmp_path, "decisions", retention=timedelta(0)) as log:
+        log.append([line(1)]).result(5)
+        log.append([line(2)]).result(5)
+        [segment] = bus.folder(tmp_path, "decisions").iterdir()
+        assert segment.read_bytes() == line(1) + b"\n" + line(2) + b"\n"
+
+
+def test_a_folder_that_refuses_a_deletion_stops_no_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = plant(tmp_path, 8)
+
+    def refuse(segments: object) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(bus, "delete", refuse)
+    with bus.Log(tmp_path, "decisions", retention=7 * DAY) as log:
+        log.append([line(1)]).result(5)
+    assert [r["n"] for r in records(tmp_path, "decisions")] == [0, 1]
+    assert old.exists()
+
+
+def test_the_segments_before_a_moment_are_those_opened_before_it(tmp_path: Path) -> None:
+    first, second = plant(tmp_path, 9), plant(tmp_path, 8)
+    plant(tmp_path, 1)
+    assert bus.opened_before(tmp_path, "decisions", datetime.now(UTC) - 7 * DAY) == [first, second]
+    assert bus.opened_before(tmp_path, "nothing", datetime.now(UTC)) == []
