@@ -164,7 +164,16 @@ def test_nothing_is_deleted_that_the_lake_has_not_taken(tmp_path: Path, monkeypa
     assert len(bus.closed(tmp_path, "events")) == 1
 
 
+def test_one_bad_segment_keeps_no_other_from_leaving(tmp_path: Path) -> None:
+    for number, lines in enumerate(([_good("a0")], [b"[1]", _good("a1")], [_good("a2")])):
+        _segment(tmp_path, lines, _opened(datetime(2026, 1, 6, 0, 0, number, tzinfo=UTC)))
+    assert Bus(tmp_path).retire(LIMIT) == 2
+    assert len(bus.closed(tmp_path, "events")) == 1
+    assert sorted(_ids(Bus(tmp_path))) == ["a0", "a1", "a2"]
+
+
 def test_many_segments_are_moved_some_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.sources.bus.TOGETHER", 1)
     monkeypatch.setattr("pipelines.sources.bus.RETIRED_ROWS", 2)
     for number in range(5):
         opened = datetime(2026, 1, 6, tzinfo=UTC) + timedelta(seconds=number)
@@ -174,7 +183,10 @@ def test_many_segments_are_moved_some_at_a_time(tmp_path: Path, monkeypatch: pyt
     assert len(Bus(tmp_path).files()) == 3
 
 
-def test_a_segment_that_another_run_retires_meanwhile_is_read_from_the_lake(tmp_path: Path) -> None:
+def test_a_segment_that_another_run_retires_meanwhile_is_read_from_the_lake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.sources.bus.TOGETHER", 1)
     for number in (1, 2):
         _segment(tmp_path, [_good(f"a{number}")], _opened(datetime(2026, 1, 6, 0, 0, number, tzinfo=UTC)))
     reading = Bus(tmp_path).events(sources.BEGINNING, sources.END)
