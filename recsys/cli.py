@@ -8,21 +8,24 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
-from recsys import airflow, client, tour
+from recsys import airflow, client, progress, tour
 from recsys import settings as configuration
 from recsys.errors import RecsysError, UsageError
 from recsys.settings import Settings
+
+if TYPE_CHECKING:
+    from recsys.local import ServiceStatus
 
 # Spark, TensorFlow and MLflow take seconds to import: commands that need them import them when they run.
 
@@ -36,8 +39,6 @@ console = Console()
 errors = Console(stderr=True)
 AsJson = Annotated[bool, typer.Option("--json", help="answer as one JSON document")]
 REFUSED = 1
-ICONS = {"success": "[green]✔[/]", "failed": "[red]✘[/]", "running": "[cyan]▶[/]", "skipped": "[dim]–[/]"}
-ICONS |= {"up_for_retry": "[yellow]↻[/]", "upstream_failed": "[red]·[/]", "deferred": "[yellow]?[/]"}
 
 
 def main() -> None:
@@ -45,32 +46,34 @@ def main() -> None:
     try:
         app()
     except RecsysError as error:
-        errors.print(f"[red]{type(error).__name__}[/]: {error}", soft_wrap=True, highlight=False)
+        errors.print(f"[red]{type(error).__name__}[/]: {escape(str(error))}", soft_wrap=True, highlight=False)
         sys.exit(error.exit_code)
 
 
 @app.command()
-def up() -> None:
+def up(as_json: AsJson = False) -> None:
     """Start the local platform: Redis, MLflow, Airflow, the API and the predictors of the live release.
 
     What runs already is left alone, so the command can be repeated.
     """
     from recsys import local
 
-    settings = configuration.load()
-    with console.status("starting") as status:
-        local.up(settings, lambda line: status.update(line))
-    _show_services(settings)
+    with errors.status("starting") as status:
+        services = local.up(configuration.load(), lambda line: status.update(line))
+    _show_services(services, as_json)
 
 
 @app.command()
-def down() -> None:
+def down(as_json: AsJson = False) -> None:
     """Stop every process of the local platform; nothing stored is lost."""
     from recsys import local
 
-    with console.status("stopping"):
-        local.down(configuration.load())
-    console.print("stopped")
+    with errors.status("stopping"):
+        stopped = local.down(configuration.load())
+    if as_json:
+        _print_json({"stopped": stopped})
+    else:
+        console.print(f"stopped {', '.join(stopped)}" if stopped else "nothing was running")
 
 
 @app.command()
@@ -78,18 +81,17 @@ def status(as_json: AsJson = False) -> None:
     """What runs, where, and whether it is healthy; exit code 1 if something is not."""
     from recsys import local
 
-    settings = configuration.load()
-    services = local.status(settings)
-    if as_json:
-        _print_json([asdict(service) for service in services])
-    else:
-        _show_services(settings)
+    services = local.status(configuration.load())
+    _show_services(services, as_json)
     if not all(service.healthy for service in services if service.expected):
         raise typer.Exit(REFUSED)
 
 
 @app.command()
-def use(name: Annotated[str, typer.Argument(help="name of the workspace, such as simulator or online_retail")]) -> None:
+def use(
+    name: Annotated[str, typer.Argument(help="name of the workspace, such as simulator or online_retail")],
+    as_json: AsJson = False,
+) -> None:
     """Choose the workspace: each shop has its data, models and releases in a folder of its own, var/NAME.
 
     A platform that runs on another workspace is stopped first; nothing stored is lost.
@@ -102,11 +104,13 @@ def use(name: Annotated[str, typer.Argument(help="name of the workspace, such as
     chosen, current = configuration.WORKSPACES / name, configuration.current_workspace()
     if Path(settings.storage.root) != current:
         raise UsageError("RECSYS_STORAGE__ROOT is set, and says where everything is; unset it to use workspaces")
-    if chosen == current and chosen.exists():
-        return
-    local.down(settings)
-    configuration.choose_workspace(name)
-    console.print(f"workspace {chosen}")
+    if chosen != current or not chosen.exists():
+        local.down(settings)
+        configuration.choose_workspace(name)
+    if as_json:
+        _print_json({"workspace": str(chosen)})
+    else:
+        console.print(f"workspace {chosen}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -136,11 +140,13 @@ def run(
     if not wait:
         _answer({"dag_id": dag, "run_id": run_id, "url": _run_url(settings, dag, run_id)}, as_json)
         return
-    finished = _follow(server, dag, run_id, quiet=as_json)
+    finished = progress.follow(server.watch(dag, run_id), errors if as_json else console)
     if as_json:
         _print_json(asdict(finished))
     else:
-        _conclude(server, settings, finished)
+        progress.conclude(finished, console)
+        _show_failures(server, finished)
+        console.print(_run_url(settings, dag, run_id), soft_wrap=True)
     if finished.state != "success" or any(
         t.task_id.endswith("_refused") and t.state == "success" for t in finished.tasks
     ):
@@ -182,9 +188,13 @@ def similar(
 
 
 @app.command(name="tour")
-def tour_() -> None:
+def tour_(as_json: AsJson = False) -> None:
     """Show what a known user, a new user and an anonymous session get, and where to look next."""
-    tour.show(configuration.load(), console)
+    seen = tour.take(configuration.load())
+    if as_json:
+        _print_json(asdict(seen))
+    else:
+        tour.show(seen, console)
 
 
 @release_app.command()
@@ -212,7 +222,7 @@ def history(as_json: AsJson = False) -> None:
     view = Table("released at", "release", "colour", "data until", "previous", "reason", box=None, pad_edge=False)
     for record in records:
         row = (record.released_at[:19], record.release_id, record.colour, record.as_of[:10], record.previous or "")
-        view.add_row(*row, record.reason)
+        view.add_row(*row, escape(record.reason))
     console.print(view)
 
 
@@ -246,20 +256,24 @@ def simulate(
     items: Annotated[int, typer.Option(help="products")] = 5_000,
     events: Annotated[int, typer.Option(help="events, impressions included")] = 1_000_000,
     days: Annotated[int, typer.Option(help="days of history")] = 60,
+    as_json: AsJson = False,
 ) -> None:
     """Make a simulated shop, deterministic under the seed, as the source `simulator`."""
-    _simulate(configuration.load(), ["--users", users, "--items", items, "--events", events, "--days", days])
+    made = _simulate(configuration.load(), ["--users", users, "--items", items, "--events", events, "--days", days])
+    if as_json:
+        _print_json(made)
 
 
-def _simulate(settings: Settings, options: list[Any]) -> None:
+def _simulate(settings: Settings, options: list[Any]) -> dict[str, Any]:
     out = Path(settings.storage.root) / "sources" / "simulator"
     command = [sys.executable, "-m", "simulator", "--out", out, "--seed", settings.seed, *options]
     env = configuration.child_environment(settings)
     done = subprocess.run([str(part) for part in command], env=env, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise UsageError(f"the simulator ended with exit code {done.returncode}; its last lines say why")
-    made = json.loads(done.stdout)
-    errors.print(f"simulated shop: {made['events']:,} events in {out}", highlight=False)
+    made: dict[str, Any] = json.loads(done.stdout)
+    errors.print(f"simulated shop: {made['events']:,} events in {out}", highlight=False, soft_wrap=True)
+    return made
 
 
 def _prepared(settings: Settings, source: str) -> str:
@@ -289,36 +303,11 @@ def _parameters(pairs: list[str]) -> dict[str, Any]:
     return parsed
 
 
-def _follow(server: airflow.Client, dag: str, run_id: str, *, quiet: bool) -> airflow.Run:
-    latest = None
-    with Live(console=errors if quiet else console, refresh_per_second=2, transient=True) as live:
-        for latest in server.watch(dag, run_id):
-            live.update(_progress(latest))
-    assert latest is not None
-    return latest
-
-
-def _progress(run: airflow.Run) -> Table:
-    view = Table(box=None, pad_edge=False, title=f"{run.dag_id} {run.state}", title_justify="left")
-    view.add_column("")
-    view.add_column("task")
-    view.add_column("state")
-    view.add_column("seconds", justify="right")
-    for task in run.tasks:
-        seconds = f"{task.seconds:.0f}" if task.seconds is not None else ""
-        view.add_row(ICONS.get(task.state, "[dim]·[/]"), task.task_id, task.state.replace("none", "waiting"), seconds)
-    return view
-
-
-def _conclude(server: airflow.Client, settings: Settings, run: airflow.Run) -> None:
-    console.print(_progress(run))
-    if run.note:
-        console.print(run.note, highlight=False)
+def _show_failures(server: airflow.Client, run: airflow.Run) -> None:
     for task in run.tasks:
         if task.state == "failed":
             console.print(f"\n[red]{task.task_id}[/] failed; its last lines:")
             console.print("\n".join(server.log_tail(run, task.task_id)), markup=False, highlight=False)
-    console.print(_run_url(settings, run.dag_id, run.run_id))
 
 
 def _run_url(settings: Settings, dag: str, run_id: str) -> str:
@@ -334,11 +323,12 @@ def _recommendations(query: Mapping[str, Any], as_json: bool) -> None:
         console.print(tour.table(answer))
 
 
-def _show_services(settings: Settings) -> None:
-    from recsys import local
-
+def _show_services(services: Sequence["ServiceStatus"], as_json: bool) -> None:
+    if as_json:
+        _print_json([asdict(service) for service in services])
+        return
     view = Table("service", "state", "healthy", "address", "pid", "since", box=None, pad_edge=False)
-    for service in local.status(settings):
+    for service in services:
         healthy = "[green]yes[/]" if service.healthy else "[red]no[/]" if service.expected else "[dim]idle[/]"
         pid, since = str(service.pid or ""), f"{service.seconds:.0f} s" if service.seconds else ""
         view.add_row(service.name, service.state, healthy, service.url, pid, since)
@@ -352,7 +342,7 @@ def _answer(value: Mapping[str, Any], as_json: bool) -> None:
     view = Table(box=None, pad_edge=False, show_header=False)
     for name, entry in value.items():
         text = json.dumps(entry, default=str) if isinstance(entry, dict | list) else str(entry)
-        view.add_row(f"[bold]{name}[/]", text)
+        view.add_row(f"[bold]{escape(name)}[/]", escape(text))
     console.print(view)
 
 

@@ -96,10 +96,13 @@ def up(settings: Settings, progress: Progress | None = None, timeout: float = ST
         return _wait_healthy(settings, deadline, say)
 
 
-def down(settings: Settings) -> None:
-    """Stop everything, and leave no process behind."""
+def down(settings: Settings) -> list[str]:
+    """Stop everything, and leave no process behind; returns the programs that ran."""
     with _alone(settings):
+        server = Supervisor(settings)
+        running = _running(server) if server.alive() else []
         _stop(settings)
+        return running
 
 
 def status(settings: Settings) -> list[ServiceStatus]:
@@ -238,12 +241,16 @@ def _stop(settings: Settings) -> None:
 
 def _stop_programs(server: Supervisor) -> None:
     """Stop all at once, which supervisor's own shutdown does one after the other, and the store after its users."""
-    running = [name for name, process in server.processes().items() if process.pid and name != "redis"]
+    running = [name for name in _running(server) if name != "redis"]
     for name in running:
         server.stop(name, wait=False)
     deadline = time.monotonic() + STOP_SECONDS
     while any(server.processes()[name].pid for name in running) and time.monotonic() < deadline:
         time.sleep(0.1)
+
+
+def _running(server: Supervisor) -> list[str]:
+    return [name for name, process in server.processes().items() if process.pid]
 
 
 def _session(settings: Settings) -> list[psutil.Process]:

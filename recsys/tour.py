@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pipelines import datasets
@@ -44,18 +45,49 @@ def visitors(settings: Settings) -> list[Visitor]:
     return found
 
 
-def show(settings: Settings, console: Console) -> None:
-    """Print the recommendations of the visitors, and the addresses of everything there is to look at."""
-    for visitor in visitors(settings):
-        answer = client.get(settings, "/api/v1/recommendations", visitor.query | {"surface": "home", "count": SHOWN})
-        who = " ".join(visitor.query.values())
-        console.print(f"\n[bold]Home page of {visitor.label}[/] ({who})")
-        if visitor.history:
-            console.print("[dim]lately: " + " · ".join(visitor.history[-6:][::-1]) + "[/]")
-        console.print(table(answer))
+@dataclass(frozen=True)
+class Visit:
+    """A visitor, and the home page that the API gave them."""
+
+    visitor: Visitor
+    answer: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Tour:
+    """The visitors with their pages, and the address of everything there is to look at."""
+
+    visits: list[Visit]
+    addresses: dict[str, str]
+
+
+def take(settings: Settings) -> Tour:
+    """Ask the API for the home page of each visitor."""
+    visits = [
+        Visit(who, client.get(settings, "/api/v1/recommendations", who.query | {"surface": "home", "count": SHOWN}))
+        for who in visitors(settings)
+    ]
+    addresses = {
+        "api_docs": f"{settings.api_url}/docs",
+        "airflow": settings.airflow_url,
+        "airflow_passwords": f"{settings.storage.root}/run/airflow_passwords.json",
+        "mlflow": settings.mlflow_url,
+    }
+    return Tour(visits, addresses)
+
+
+def show(seen: Tour, console: Console) -> None:
+    """Print a tour for a person."""
+    for visit in seen.visits:
+        who = " ".join(visit.visitor.query.values())
+        console.print(f"\n[bold]Home page of {visit.visitor.label}[/] ({escape(who)})")
+        if visit.visitor.history:
+            console.print("[dim]lately: " + escape(" · ".join(visit.visitor.history[-6:][::-1])) + "[/]")
+        console.print(table(visit.answer))
+    where = seen.addresses
     console.print(
-        f"\nAPI docs   {settings.api_url}/docs\nAirflow    {settings.airflow_url}  (user admin; password in "
-        f"{settings.storage.root}/run/airflow_passwords.json)\nMLflow     {settings.mlflow_url}\n"
+        f"\nAPI docs   {where['api_docs']}\nAirflow    {where['airflow']}  (user admin; password in "
+        f"{where['airflow_passwords']})\nMLflow     {where['mlflow']}\n"
         "\n`recsys recommend --user ID`, `recsys similar --item ID` and `recsys --help` go on from here; "
         "`make stop` stops everything."
     )
@@ -69,7 +101,7 @@ def table(answer: dict[str, Any]) -> Table:
     view.add_column(justify="right")
     for rank, item in enumerate(answer["items"], start=1):
         told = " · ".join(filter(None, (item.get("category"), item["reason"])))
-        view.add_row(str(rank), f"{item['title']}\n[dim]{told}[/]", f"{item['score']:.3g}")
+        view.add_row(str(rank), f"{escape(item['title'])}\n[dim]{escape(told)}[/]", f"{item['score']:.3g}")
     return view
 
 

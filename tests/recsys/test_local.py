@@ -82,6 +82,8 @@ def test_life_of_a_platform(small: Settings) -> None:
         again = {service.name: service for service in local.up(small)}["redis"]
         assert again.healthy
         assert again.pid != back.pid, "the orphan was ended and its port is ours"
+        assert local.down(small) == ["redis"]
+        assert local.down(small) == [], "nothing was left to stop"
     finally:
         local.down(small)
     assert processes_of(small) == []

@@ -1,0 +1,157 @@
+"""The command line answers people in words and programs in JSON, on standard output alone."""
+
+import json
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import fake_models
+import pytest
+from typer.testing import CliRunner, Result
+
+from recsys import airflow, cli, local, progress, tour
+from recsys import settings as configuration
+from recsys.local import ServiceStatus
+from recsys.settings import Settings
+
+REDIS = ServiceStatus("redis", "RUNNING", 41, "redis://127.0.0.1:8103/0", healthy=True, seconds=9, expected=True)
+API = ServiceStatus("api", "FATAL", None, "http://127.0.0.1:8100", healthy=False, seconds=0, expected=True)
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every command works on a storage root of this test's own."""
+    monkeypatch.setenv("RECSYS_STORAGE__ROOT", str(tmp_path / "var"))
+    return tmp_path / "var"
+
+
+def recsys(*arguments: str, code: int = 0) -> Result:
+    result = CliRunner().invoke(cli.app, list(arguments))
+    assert result.exit_code == code, result.output
+    return result
+
+
+def answer(*arguments: str, code: int = 0) -> Any:
+    """The JSON document that is all of standard output."""
+    return json.loads(recsys(*arguments, "--json", code=code).stdout)
+
+
+def test_up_answers_with_the_services(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "up", lambda settings, progress: [REDIS])
+    [service] = answer("up")
+    assert (service["name"], service["pid"], service["healthy"]) == ("redis", 41, True)
+    assert "redis://127.0.0.1:8103/0" in recsys("up").stdout
+
+
+def test_status_says_by_its_exit_code_that_something_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "status", lambda settings: [REDIS, API])
+    assert [service["state"] for service in answer("status", code=1)] == ["RUNNING", "FATAL"]
+    idle = replace(API, expected=False)
+    monkeypatch.setattr(local, "status", lambda settings: [REDIS, idle])
+    assert "idle" in recsys("status").stdout
+
+
+def test_down_answers_with_what_it_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "down", lambda settings: ["redis", "api"])
+    assert answer("down") == {"stopped": ["redis", "api"]}
+    assert recsys("down").stdout == "stopped redis, api\n"
+    monkeypatch.setattr(local, "down", lambda settings: [])
+    assert answer("down") == {"stopped": []}
+    assert recsys("down").stdout == "nothing was running\n"
+
+
+def test_use_answers_with_the_workspace_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RECSYS_STORAGE__ROOT")
+    monkeypatch.setattr(configuration, "WORKSPACES", tmp_path)
+    stopped: list[str] = []
+    monkeypatch.setattr(local, "down", lambda settings: stopped.append(settings.storage.root))
+    workspace = {"workspace": str(tmp_path / "retail")}
+    assert answer("use", "retail") == workspace
+    assert answer("use", "retail") == workspace
+    assert stopped == [str(tmp_path / "simulator")], "the second call had nothing to change"
+    assert recsys("use", "retail").stdout == f"workspace {tmp_path / 'retail'}\n"
+
+
+def test_simulate_answers_with_what_it_made(root: Path) -> None:
+    made = answer("data", "simulate", "--users", "60", "--items", "60", "--events", "1500", "--days", "2")
+    assert made["out"] == str(root / "sources" / "simulator")
+    assert made["plan"]["days"] == 2
+    assert (root / "sources" / "simulator" / "meta.json").exists()
+
+
+@pytest.fixture
+def shop(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lake with users, and an API that recommends one mug to everybody."""
+    fake_models.write_shop(configuration.load(), date(2024, 3, 9))
+    item = {"title": "A mug [blue]", "category": "Home > Mugs", "reason": "Picked for you", "score": 0.5}
+    page = {"rung": "ranked", "release_id": "r1", "items": [item]}
+
+    def get(settings: Settings, path: str, params: dict[str, Any]) -> dict[str, Any]:
+        return page | {"asked": params}
+
+    monkeypatch.setattr(tour.client, "get", get)
+
+
+@pytest.mark.usefixtures("shop")
+def test_the_tour_answers_with_visitors_pages_and_addresses(root: Path) -> None:
+    seen = answer("tour")
+    labels = [visit["visitor"]["label"] for visit in seen["visits"]]
+    assert labels == ["a known user", "a new user", "an anonymous session"]
+    known = seen["visits"][0]
+    assert known["visitor"]["history"][-1].startswith("purchase Item")
+    assert known["answer"]["asked"] == known["visitor"]["query"] | {"surface": "home", "count": tour.SHOWN}
+    assert known["answer"]["items"][0]["title"] == "A mug [blue]"
+    assert seen["addresses"]["api_docs"].endswith("/docs")
+    assert seen["addresses"]["airflow_passwords"] == str(root / "run" / "airflow_passwords.json")
+
+
+@pytest.mark.usefixtures("shop")
+def test_the_tour_shows_a_person_the_same() -> None:
+    text = recsys("tour").stdout
+    assert text.count("A mug [blue]") == 3
+    assert "Home page of an anonymous session" in text
+    assert "/docs" in text
+
+
+class FakeAirflow:
+    """A client of an Airflow whose one run has come to an end."""
+
+    run = airflow.Run("daily", "r1", "success", "", [airflow.TaskState("ingest", "success", 3.0)])
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def trigger(self, dag: str, conf: dict[str, Any]) -> str:
+        return "r1"
+
+    def watch(self, dag: str, run_id: str) -> list[airflow.Run]:
+        return [self.run]
+
+    def log_tail(self, run: airflow.Run, task_id: str) -> list[str]:
+        return [f"{task_id} says [why]"]
+
+
+def test_a_run_behind_a_pipe_is_told_line_by_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(airflow, "Client", FakeAirflow)
+    lines = recsys("run", "daily").stdout.splitlines()
+    assert lines[0].split() == ["ingest", "success", "3", "s"]
+    assert lines[1] == "daily success"
+    assert lines[2].endswith("/dags/daily/runs/r1")
+    result = recsys("run", "daily", "--json")
+    assert json.loads(result.stdout)["state"] == "success"
+    assert "ingest" in result.stderr, "a log sees it go on, beside the answer"
+
+
+@pytest.mark.parametrize(
+    "task", [("ingest", "failed"), ("evaluate_ranker_refused", "success")], ids=["a failure", "a refusal"]
+)
+def test_a_run_that_did_not_get_through_ends_with_1(task: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    name, state = task
+    ended = airflow.Run("daily", "r1", "failed" if state == "failed" else "success", "", [])
+    ended.tasks.append(airflow.TaskState(name, state, 1.0))
+    monkeypatch.setattr(FakeAirflow, "run", ended)
+    monkeypatch.setattr(airflow, "Client", FakeAirflow)
+    text = recsys("run", "daily", "--day", "2026-03-05", code=1).stdout
+    assert ("ingest says [why]" in text) == (state == "failed")
+    assert progress.line(ended.tasks[0]) in text
