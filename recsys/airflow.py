@@ -14,6 +14,7 @@ from recsys.errors import Permanent, Retryable, UsageError
 from recsys.settings import Settings
 
 FINISHED = ("success", "failed")
+POLL_SECONDS = 2.0  # two calls each time, on a machine that is busy with the run itself
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Client:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._orders: dict[str, list[str]] = {}
         self._http = httpx.Client(base_url=settings.airflow_url, timeout=30)
 
     def trigger(self, dag_id: str, conf: Mapping[str, Any]) -> str:
@@ -59,16 +61,18 @@ class Client:
         return str(self._call("POST", f"/api/v2/dags/{dag_id}/dagRuns", json=body)["dag_run_id"])
 
     def run(self, dag_id: str, run_id: str) -> Run:
-        """The run and its tasks, in topological order of the DAG."""
+        """The run and its tasks, in topological order of the DAG, which is asked for once."""
         path = f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}"
         found = self._call("GET", path)
         tasks = self._call("GET", f"{path}/taskInstances", params={"limit": 200})["task_instances"]
-        order = self._order(dag_id)
+        if dag_id not in self._orders:
+            self._orders[dag_id] = self._order(dag_id)
+        order = self._orders[dag_id]
         states = [TaskState(t["task_id"], t["state"] or "none", t["duration"] or _running_for(t)) for t in tasks]
         states.sort(key=lambda t: order.index(t.task_id) if t.task_id in order else len(order))
         return Run(dag_id, run_id, found["state"], found["note"] or "", states)
 
-    def watch(self, dag_id: str, run_id: str, every: float = 1.0) -> Iterator[Run]:
+    def watch(self, dag_id: str, run_id: str, every: float = POLL_SECONDS) -> Iterator[Run]:
         """Yield the run until it has finished."""
         while True:
             run = self.run(dag_id, run_id)

@@ -147,7 +147,6 @@ def airflow_environment(settings: Settings) -> dict[str, str]:
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
         "AIRFLOW__API__BASE_URL": settings.airflow_url,  # tasks call back to it, so it must have the right port
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "10",
-        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",  # seconds; the default adds one to every task
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
     }
 
