@@ -47,6 +47,13 @@ def write_towers(folder: Path, seed: int = 1) -> None:
         vector = hashed(inputs["item_id"]) + hashed(inputs["category"]) + 1e-9 * used[:, None]
         return {"embedding": tf.math.l2_normalize(vector, 1)}
 
+    save_towers(folder, user, item)
+
+
+def save_towers(folder: Path, user: Any, item: Any) -> None:
+    """Two functions of the towers' inputs as SavedModels with the real signatures; each must read all its inputs."""
+    import tensorflow as tf
+
     def texts(*names_: str) -> dict[str, Any]:
         return {name: tf.TensorSpec([None], tf.string, name) for name in names_}
 
