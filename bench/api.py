@@ -1,6 +1,6 @@
 """Load on the running API, from a process of its own: latency at a fixed rate, then the highest rate that keeps p99.
 
-    python bench/api.py [--rate 20] [--seconds 60] [--search-seconds 10]
+    .venv/bin/python -m bench.api [--rate 20] [--seconds 60] [--search-seconds 10]
 
 Requests start when their time has come, whether or not earlier ones have been answered (an open loop), and latency
 is counted from that time; so a server that stalls pays for everybody who had to wait, and nothing is omitted. Users
@@ -19,6 +19,7 @@ from urllib.parse import urlencode, urlsplit
 
 import numpy as np
 
+from bench import figures
 from pipelines import datasets
 from recsys import settings as configuration
 from recsys.settings import Settings
@@ -146,14 +147,6 @@ async def highest_rate(caller: Caller, requests: Iterator[str], seconds: float) 
     return good, best
 
 
-def report(name: str, value: float, unit: str, limit: float | None, **facts: object) -> None:
-    """One figure as a JSON line; `ratio` is value per limit."""
-    ratio = round(value / limit, 3) if limit else None
-    line = {"name": name, "value": round(value, 2), "unit": unit, "limit": limit, "ratio": ratio, "settings": facts}
-    sys.stdout.write(json.dumps(line) + "\n")
-    sys.stdout.flush()
-
-
 async def run(settings: Settings, rate: float, seconds: float, search_seconds: float) -> None:
     caller = Caller(settings.api_url, auth.demo_key_file(settings).read_text())
     status, body = await caller.get("/api/v1/recommendations?surface=trending&count=100")
@@ -165,11 +158,11 @@ async def run(settings: Settings, rate: float, seconds: float, search_seconds: f
     outcome = await load(caller, requests, rate, seconds)
     facts = {"rate": rate, "seconds": seconds, "rungs": dict(outcome.rungs), "statuses": dict(outcome.statuses)}
     for share, limit in ((50, None), (95, None), (99, GOAL_MS)):
-        report(f"api.p{share}", outcome.percentile(share), "ms", limit, **facts)
+        figures.report(f"api.p{share}", outcome.percentile(share), "ms", limit=limit, **facts)
     if search_seconds > 0:
         highest, best = await highest_rate(caller, requests, search_seconds)
         facts = {"p99_ms": round(best.percentile(99), 2), "p99_limit_ms": P99_LIMIT_MS, "rungs": dict(best.rungs)}
-        report("api.highest_rate", highest, "requests/s", GOAL_RATE, **facts)
+        figures.report("api.highest_rate", highest, "requests/s", limit=GOAL_RATE, **facts)
     await caller.close()
 
 

@@ -7,14 +7,13 @@ approximate index look bad.
 """
 
 import argparse
-import json
 import time
-from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bench import figures
 from models import index
 from recsys import settings
 
@@ -31,38 +30,21 @@ def vectors(count: int, dim: int, rng: np.random.Generator) -> NDArray[np.float3
     return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True), np.float32)
 
 
-def milliseconds(call: Callable[[NDArray[np.float32]], object], queries: NDArray[np.float32]) -> tuple[float, float]:
-    """p50 and p99 of one call per query."""
-    taken = []
-    for query in queries:
-        started = time.perf_counter()
-        call(query[None])
-        taken.append(1000 * (time.perf_counter() - started))
-    return float(np.percentile(taken, 50)), float(np.percentile(taken, 99))
-
-
-def line(name: str, value: float, unit: str, limit: float | None = None, **settings: Any) -> None:
-    """Print one figure beside its limit, as all benchmarks do."""
-    ratio = round(value / limit, 3) if limit else None
-    figure = {"name": f"index.{name}", "value": round(value, 3), "unit": unit, "limit": limit, "ratio": ratio}
-    print(json.dumps(figure | {"settings": settings}), flush=True)
-
-
 def measure(count: int, dim: int) -> None:
     rng = np.random.default_rng(1)
     items, queries = vectors(count, dim, rng), vectors(300, dim, rng)
     started = time.perf_counter()
     built = index.Index.build([f"i{n}" for n in range(count)], items)
-    line(f"build_{count}", time.perf_counter() - started, "s", leaves=built.settings.leaves)
-    p50, p99 = milliseconds(lambda query: built.search(query, K), queries)
-    peer, _ = milliseconds(lambda query: index.exact_search(items, query, K), queries)
-    line(f"search_{count}_p50", p50, "ms", limit=LIMIT_MS, exact_p50=round(peer, 3))
-    line(f"search_{count}_p99", p99, "ms", limit=LIMIT_MS)
+    figures.report(f"index.build_{count}", time.perf_counter() - started, "s", leaves=built.settings.leaves)
+    p50, p99 = figures.milliseconds(partial(built.search, query[None], K) for query in queries)
+    exact, _ = figures.milliseconds(partial(index.exact_search, items, query[None], K) for query in queries)
+    figures.report(f"index.search_{count}_p50", p50, "ms", limit=LIMIT_MS, exact_p50_ms=round(exact, 3))
+    figures.report(f"index.search_{count}_p99", p99, "ms", limit=LIMIT_MS)
     found, _ = built.search(queries, K)
     truth, _ = index.exact_search(items, queries, K)
     for depth in (20, 100, K):
         shared = [len(set(a[:depth]) & set(b[:depth])) / depth for a, b in zip(found, truth, strict=True)]
-        line(f"recall_{count}_at_{depth}", float(np.mean(shared)), "share", limit=LIMIT_RECALL)
+        figures.report(f"index.recall_{count}_at_{depth}", float(np.mean(shared)), "share", limit=LIMIT_RECALL)
 
 
 def main() -> None:

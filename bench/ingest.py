@@ -7,7 +7,6 @@ line per size, and one with the growth of the peak per growth of the input; 1 wo
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from bench import figures
 from recsys.settings import Settings, Storage, child_environment
 
 LIMIT = 0.25  # bytes of memory per byte of input; cancellations, which are remembered, are 0.1 of order lines
@@ -109,15 +109,10 @@ def main() -> None:
             peak, seconds = measure(spec, folder / "var")
         peaks.append(peak)
         what = {"source": options.source, "input_mb": size}
-        _say("ingest_cpu_per_gb", seconds * 1024 / size, "CPU s/GB", 120.0, what)
-        _say("ingest_peak_memory", peak, "MB", size * LIMIT + 512, what)
+        figures.report("ingest.cpu_per_gb", seconds * 1024 / size, "CPU s/GB", limit=120.0, **what)
+        figures.report("ingest.peak_memory", peak, "MB", limit=size * LIMIT + 512, **what)
     growth = (peaks[1] - peaks[0]) / (options.megabytes[1] - options.megabytes[0])
-    _say("ingest_memory_growth", growth, "bytes per byte of input", LIMIT, {"source": options.source})
-
-
-def _say(name: str, value: float, unit: str, limit: float, what: dict[str, object]) -> None:
-    line = {"name": name, "value": round(value, 3), "unit": unit, "limit": limit, "ratio": round(value / limit, 3)}
-    print(json.dumps({**line, "settings": what}), flush=True)
+    figures.report("ingest.memory_growth", growth, "bytes per byte of input", limit=LIMIT, source=options.source)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
 """What a day's run costs: seconds and peak memory of every stage on one source, in a storage root of its own.
 
-    .venv/bin/python bench/pipeline.py --source online_retail:PATH [--root DIR]
+    .venv/bin/python -m bench.pipeline --source online_retail:PATH [--root DIR]
 
 Stages run one after another, without Airflow, so that each figure is the stage's own. `register` and `deploy` need
 the platform (`recsys up`) and are measured in `make run`. Prints one JSON line per stage and one for the total.
 """
 
 import argparse
-import json
 import os
 import socket
 import subprocess
@@ -20,6 +19,7 @@ from pathlib import Path
 import psutil
 import redis
 
+from bench import figures
 from pipelines import sources, stage
 from recsys import settings as configuration
 from recsys.settings import Network, Settings, Storage
@@ -45,6 +45,7 @@ def main() -> None:
 def run(settings: Settings, source: str) -> None:
     """Measure every stage for the last day of a source."""
     day = sources.last_day(source, settings)
+    facts: dict[str, object] = {"source": source.partition(":")[0], "cores": os.cpu_count()}
     servers = [_redis(settings), _mlflow(settings)]
     total = 0.0
     try:
@@ -53,9 +54,9 @@ def run(settings: Settings, source: str) -> None:
             extra = ["--source", source] if name == "ingest" else []
             seconds, peak = measure(settings, name, ["--day", str(day), "--run", "bench", *extra])
             total += seconds
-            report(f"pipeline.{name}.seconds", seconds, "s", None, source)
-            report(f"pipeline.{name}.peak_memory", peak / 2**20, "MiB", None, source)
-        report("pipeline.total.seconds", total, "s", TOTAL_LIMIT_SECONDS, source)
+            figures.report(f"pipeline.{name}.seconds", seconds, "s", **facts)
+            figures.report(f"pipeline.{name}.peak_memory", peak / 2**20, "MiB", **facts)
+        figures.report("pipeline.total.seconds", total, "s", limit=TOTAL_LIMIT_SECONDS, **facts)
     finally:
         for server in servers:
             server.terminate()
@@ -93,12 +94,6 @@ def _memory(pid: int) -> int:
         return sum(member.memory_info().rss for member in family)
     except psutil.NoSuchProcess:
         return 0
-
-
-def report(name: str, value: float, unit: str, limit: float | None, source: str) -> None:
-    ratio = round(value / limit, 3) if limit else None
-    line = {"name": name, "value": round(value, 1), "unit": unit, "limit": limit, "ratio": ratio}
-    print(json.dumps(line | {"settings": {"source": source.partition(":")[0], "cores": os.cpu_count()}}), flush=True)
 
 
 def _redis(settings: Settings) -> "subprocess.Popen[bytes]":

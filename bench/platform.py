@@ -6,11 +6,11 @@ Rolls the live release back (what served before the benchmark does not serve aft
 out), then stops the platform and starts it. Prints one JSON line per figure.
 """
 
-import json
 import sys
 import time
 from pathlib import Path
 
+from bench import figures
 from models import release
 from pipelines import deploy
 from recsys import local
@@ -25,25 +25,19 @@ def main() -> None:
     settings = configuration.load()
     live = release.Releases(Path(settings.storage.root)).live()
     if live is not None and live.previous:
-        report("rollback", _rollback(settings), ROLLBACK_LIMIT_SECONDS)
+        figures.report("platform.rollback", _rollback(settings), "s", limit=ROLLBACK_LIMIT_SECONDS)
     else:
         sys.stderr.write("no previous release: the rollback is left out; deploy a second one\n")
     local.down(settings)
     started = time.monotonic()
     local.up(settings)
-    report("platform.start", time.monotonic() - started, START_LIMIT_SECONDS)
+    figures.report("platform.start", time.monotonic() - started, "s", limit=START_LIMIT_SECONDS)
 
 
 def _rollback(settings: Settings) -> float:
     started = time.monotonic()
     deploy.rollback(settings, "benchmark")
     return time.monotonic() - started
-
-
-def report(name: str, seconds: float, limit: float) -> None:
-    """Print one figure beside its limit."""
-    line = {"name": name, "value": round(seconds, 2), "unit": "s", "limit": limit, "ratio": round(seconds / limit, 3)}
-    print(json.dumps(line | {"settings": {}}), flush=True)
 
 
 if __name__ == "__main__":

@@ -7,15 +7,14 @@ client sees them, beside the limit, and the p50 of each stage inside.
 """
 
 import argparse
-import json
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from bench import figures
 from models import catalogue
 from models.release import Releases
 from pipelines import datasets
@@ -29,13 +28,6 @@ LIMITS_MS = {"retrieval": 6.0, "ranking": 8.0}  # p50 on an idle core; the budge
 Answer = RetrievalResponse | RankingResponse
 
 
-def line(name: str, value: float, limit: float | None = None, **settings: Any) -> None:
-    """Print one figure beside its limit, as all benchmarks do."""
-    ratio = round(value / limit, 3) if limit else None
-    figure = {"name": f"predictors.{name}", "value": round(value, 3), "unit": "ms", "limit": limit, "ratio": ratio}
-    print(json.dumps(figure | {"settings": settings}), flush=True)
-
-
 def measure(role: str, call: Callable[[int], Answer], requests: int) -> None:
     """Time a call per request number, after a few that are not counted."""
     for number in range(10):
@@ -47,10 +39,11 @@ def measure(role: str, call: Callable[[int], Answer], requests: int) -> None:
         taken.append(1000 * (time.perf_counter() - started))
         for stage, milliseconds in answer.timings.items():
             stages[stage].append(milliseconds)
-    line(f"{role}_p50", float(np.percentile(taken, 50)), limit=LIMITS_MS[role], k=K)
-    line(f"{role}_p99", float(np.percentile(taken, 99)), k=K)
+    p50, p99 = np.percentile(taken, [50, 99]).tolist()
+    figures.report(f"predictors.{role}_p50", p50, "ms", limit=LIMITS_MS[role], k=K)
+    figures.report(f"predictors.{role}_p99", p99, "ms", k=K)
     for stage, values in stages.items():
-        line(f"{role}_{stage}_p50", float(np.percentile(values, 50)))
+        figures.report(f"predictors.{role}_{stage}_p50", float(np.percentile(values, 50)), "ms", k=K)
 
 
 def main() -> None:

@@ -1,30 +1,30 @@
 """What ranking costs per request: 500 candidates of one visitor, features and forward pass.
 
-    .venv/bin/python bench/ranker.py [--items 20000] [--artifact var/current/models/ranker/VERSION]
+    .venv/bin/python -m bench.ranker [--items 20000] [--artifact var/current/models/ranker/VERSION]
 
-Prints one JSON line per figure: p50 and p99 in milliseconds beside the limit. Without an artifact the forward pass is
+Prints one JSON line per figure, p50 and p99 beside the limit. Without an artifact the forward pass is
 that of an untrained ranker, which costs the same.
 """
 
 import argparse
-import json
-import sys
+import itertools
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
+from bench import figures
 from feature_repo import events, names, transforms
 from recsys import settings
 
 CANDIDATES = 500
 FEATURES_LIMIT_MS = 3.0
 FORWARD_LIMIT_MS = 20.0
+MATRIX_LIMIT_SECONDS = 2.0  # for 20,000 items; a predictor builds it at its start and at every refresh
 NOW = 1_700_000_000.0
 DAY = 86_400.0
 
@@ -68,21 +68,13 @@ def visitor(items: int, rng: np.random.Generator) -> dict[str, Any]:
     }
 
 
-def milliseconds(call: Callable[[], object], repeats: int) -> tuple[float, float]:
-    """p50 and p99 of a call, after 20 to warm up."""
+def measure(name: str, call: Callable[[], object], repeats: int, limit: float, **facts: object) -> None:
+    """Report p50 and p99 of a call, after 20 to warm up."""
     for _ in range(20):
         call()
-    spent = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        call()
-        spent.append(1000 * (time.perf_counter() - started))
-    return float(np.percentile(spent, 50)), float(np.percentile(spent, 99))
-
-
-def report(name: str, figures: tuple[float, float], limit: float, **facts: Any) -> None:
-    p50, p99 = figures
-    print(json.dumps({"figure": name, "p50_ms": round(p50, 3), "p99_ms": round(p99, 3), "limit_ms": limit, **facts}))
+    taken = figures.milliseconds(itertools.repeat(call, repeats))
+    for percentile, value in zip(("p50", "p99"), taken, strict=True):
+        figures.report(f"ranker.{name}_{percentile}", value, "ms", limit=limit, **facts)
 
 
 def untrained(inputs: dict[str, Any], folder: Path) -> Path:
@@ -107,8 +99,8 @@ def main() -> None:
     rng = np.random.default_rng(7)
     started = time.perf_counter()
     items = transforms.item_matrix(catalogue(options.items, rng))
-    print(
-        json.dumps({"figure": "item_matrix", "seconds": round(time.perf_counter() - started, 3), "items": len(items)})
+    figures.report(
+        "ranker.item_matrix", time.perf_counter() - started, "s", limit=MATRIX_LIMIT_SECONDS, items=len(items)
     )
     requests = transforms.Requests(visitor(options.items, rng), np.array([NOW]), ["GB"], ["home"])
     candidates = transforms.Candidates(
@@ -117,16 +109,16 @@ def main() -> None:
         np.sort(rng.uniform(0, 1, CANDIDATES))[::-1],
         np.arange(CANDIDATES),
     )
-    figures = milliseconds(lambda: transforms.ranking_inputs(requests, candidates, items), options.repeats)
-    width = len(transforms.RANKING_FEATURES)
-    report("ranking_features", figures, FEATURES_LIMIT_MS, candidates=CANDIDATES, features=width, items=len(items))
+    facts = {"candidates": CANDIDATES, "features": len(transforms.RANKING_FEATURES), "items": len(items)}
+    made = partial(transforms.ranking_inputs, requests, candidates, items)
+    measure("features", made, options.repeats, FEATURES_LIMIT_MS, **facts)
     settings.load()  # before TensorFlow is imported
     from models import ranker
 
-    inputs = transforms.ranking_inputs(requests, candidates, items)
+    inputs = made()
     with tempfile.TemporaryDirectory() as folder:
         scorer = ranker.Scorer.load((options.artifact or untrained(inputs, Path(folder))) / "model")
-        report("forward_pass", milliseconds(lambda: scorer.score(inputs), options.repeats), FORWARD_LIMIT_MS)
+        measure("forward_pass", partial(scorer.score, inputs), options.repeats, FORWARD_LIMIT_MS, **facts)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,12 @@ Prints two JSON lines: the median of the repeats in events per second and per CP
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
+from bench import figures
 from simulator import canonical
 from simulator.world import Plan
 
@@ -24,24 +24,19 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     plan = Plan(events=options.events)
-    rates = {"simulator": [], "simulator_per_cpu_second": []}  # the second tells a busy machine from slow code
+    rates = {
+        "simulator.rate": [],
+        "simulator.rate_per_cpu_second": [],
+    }  # the second tells a busy machine from slow code
     for _ in range(options.repeats):
         with tempfile.TemporaryDirectory() as scratch:
             wall, cpu = time.perf_counter(), time.process_time()
             meta = canonical.write(plan, Path(scratch) / "shop")
-            rates["simulator"].append(meta["events"] / (time.perf_counter() - wall))
-            rates["simulator_per_cpu_second"].append(meta["events"] / (time.process_time() - cpu))
+            rates["simulator.rate"].append(meta["events"] / (time.perf_counter() - wall))
+            rates["simulator.rate_per_cpu_second"].append(meta["events"] / (time.process_time() - cpu))
     for name, found in rates.items():
-        rate = statistics.median(found)
-        line = {
-            "name": name,
-            "value": round(rate),
-            "unit": "events/s",
-            "limit": LIMIT,
-            "ratio": round(rate / LIMIT, 2),
-            "settings": {**plan.model_dump(mode="json"), "repeats": options.repeats},
-        }
-        print(json.dumps(line))
+        facts = {**plan.model_dump(mode="json"), "repeats": options.repeats}
+        figures.report(name, statistics.median(found), "events/s", limit=LIMIT, **facts)
 
 
 if __name__ == "__main__":
