@@ -5,9 +5,7 @@
 
 import logging
 import sys
-import time
-from collections.abc import Callable, Mapping
-from datetime import datetime
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -34,40 +32,23 @@ class Ranker:
     Args:
         scorer: the opened model; `score(inputs)` gives [n] probabilities per head.
         blend: weight by head of the final score, unless a request says otherwise.
-        known: the items, kept fresh.
-        features: the connected feature store.
-        service: name of its feature service for users.
-        as_of: epoch seconds up to which the data of the release reach.
+        shown: the items, kept fresh.
+        known: reads who is asking.
         release_id: what answers say.
-        clock: epoch seconds now.
     """
 
     def __init__(
-        self,
-        scorer: Any,
-        blend: Mapping[str, float],
-        known: items.Items,
-        features: Any,
-        *,
-        service: str,
-        as_of: float,
-        release_id: str,
-        clock: Callable[[], float] = time.time,
+        self, scorer: Any, blend: Mapping[str, float], shown: items.Items, known: visitors.Reader, *, release_id: str
     ) -> None:
-        self._scorer, self._blend, self._items, self._clock = scorer, blend, known, clock
-        self._visitors = visitors.Reader(features, service)
-        self._as_of, self._release_id = as_of, release_id
+        self._scorer, self._blend, self._items = scorer, blend, shown
+        self._visitors, self._release_id = known, release_id
 
     def answer(self, request: RankingRequest) -> RankingResponse:
         """Scores in the order of the request; an item that the release does not hold is scored as an unknown one."""
         watch = stages.Watch("ranking")
-        now = transforms.request_time(self._clock(), self._as_of)
-        with watch.stage("features"):
-            visitor = self._visitors.read(request.user_id, request.session_id, request.last_item, now)
-        if visitor.degraded:
-            stages.DEGRADED.labels("ranking").inc()
+        visitor = self._visitors.read(request, watch)
         with watch.stage("transforms"):
-            inputs = _inputs(request, visitor, now, self._items.matrix)
+            inputs = _inputs(request, visitor, self._items.matrix)
         with watch.stage("forward"):
             found: dict[str, Scores] = self._scorer.score(inputs)
         heads = {head: np.asarray(found[head], np.float32) for head in HEADS}
@@ -99,13 +80,11 @@ def ranks(scores: Scores) -> NDArray[np.int64]:
     return places
 
 
-def _inputs(
-    request: RankingRequest, visitor: Visitor, now: float, matrix: transforms.ItemMatrix
-) -> dict[str, NDArray[Any]]:
+def _inputs(request: RankingRequest, visitor: Visitor, matrix: transforms.ItemMatrix) -> dict[str, NDArray[Any]]:
     scores = np.asarray(request.retrieval_scores, np.float32)
     one = transforms.Requests(
         users={"user_id": [request.user_id]} | {name: [value] for name, value in visitor.values.items()},
-        now=np.array([now]),
+        now=np.array([visitor.now]),
         region=[request.region],
         surface=[request.surface],
     )
@@ -139,9 +118,7 @@ def open_engine(settings: Settings, release: Release, opened: server.Opened) -> 
         ranker.Scorer.load(opened["ranker"].path / "model"),
         weights,
         items.Items(shown, features, settings.predictors.item_refresh),
-        features,
-        service=release.feature_service,
-        as_of=datetime.fromisoformat(release.as_of).timestamp(),
+        visitors.Reader.of(release, features),
         release_id=release.release_id,
     )
 

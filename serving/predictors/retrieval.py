@@ -5,9 +5,7 @@
 
 import logging
 import sys
-import time
-from collections.abc import Callable, Mapping
-from datetime import datetime
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,41 +34,24 @@ class Retriever:
     Args:
         towers: of the release.
         index: made by those towers.
-        features: the connected feature store.
-        service: name of its feature service for users.
+        known: reads who is asking.
         history_length: newest events that the user tower takes.
-        as_of: epoch seconds up to which the data of the release reach.
         release_id: what answers say.
-        clock: epoch seconds now.
     """
 
     def __init__(
-        self,
-        towers: Any,
-        index: Index,
-        features: Any,
-        *,
-        service: str,
-        history_length: int,
-        as_of: float,
-        release_id: str,
-        clock: Callable[[], float] = time.time,
+        self, towers: Any, index: Index, known: visitors.Reader, *, history_length: int, release_id: str
     ) -> None:
-        self._towers, self._index, self._clock = towers, index, clock
-        self._visitors = visitors.Reader(features, service)
-        self._history_length, self._as_of, self._release_id = history_length, as_of, release_id
+        self._towers, self._index, self._visitors = towers, index, known
+        self._history_length, self._release_id = history_length, release_id
 
     def answer(self, request: RetrievalRequest) -> RetrievalResponse:
         """Candidates for a visitor, or for an item where the request names one that the index holds."""
         watch = stages.Watch("retrieval")
-        now = transforms.request_time(self._clock(), self._as_of)
-        with watch.stage("features"):
-            visitor = self._visitors.read(request.user_id, request.session_id, request.last_item, now)
-        if visitor.degraded:
-            stages.DEGRADED.labels("retrieval").inc()
+        visitor = self._visitors.read(request, watch)
         query = self._index.row_of.get(request.query_item, -1) if request.query_item else -1
         with watch.stage("tower"):
-            vector = self._embed(visitor, request.region, now) if query < 0 else self._index.vectors[[query]]
+            vector = self._embed(visitor, request.region) if query < 0 else self._index.vectors[[query]]
         with watch.stage("search"):
             rows, scores = self._search(vector, request.k, query)
         with watch.stage("evidence"):
@@ -98,7 +79,7 @@ class Retriever:
     def close(self) -> None:
         """Nothing to end."""
 
-    def _embed(self, visitor: Visitor, region: str, now: float) -> NDArray[np.float32]:
+    def _embed(self, visitor: Visitor, region: str) -> NDArray[np.float32]:
         inputs = transforms.user_tower_inputs(
             items=[visitor.items],
             events=[visitor.events],
@@ -106,7 +87,7 @@ class Retriever:
             region=[visitor.text("region") or region],
             age_group=[visitor.text("age_group")],
             preferences=[visitor.values["preferences"]],
-            now=np.array([now]),
+            now=np.array([visitor.now]),
             length=self._history_length,
         )
         vector: NDArray[np.float32] = self._towers.users(inputs)
@@ -161,10 +142,8 @@ def open_engine(settings: Settings, release: Release, opened: server.Opened) -> 
     return Retriever(
         two_tower.Towers.load(Path(opened["retrieval"].path)),
         index,
-        store.connect(settings),
-        service=release.feature_service,
+        visitors.Reader.of(release, store.connect(settings)),
         history_length=int(meta["history_length"]),
-        as_of=datetime.fromisoformat(release.as_of).timestamp(),
         release_id=release.release_id,
     )
 

@@ -1,17 +1,23 @@
-"""Who is asking: a visitor's features from the feature store, in one read, or a stranger's where it is away.
+"""Who is asking, and when: a visitor's features from the feature store, in one read, or a stranger's where it is away.
 
-Both predictors read through here, so that retrieval and ranking see the same history for the same request.
+Both predictors read through here, so that retrieval and ranking see the same history at the same moment for the same
+request.
 """
 
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from typing import Any, Self
 
 from feast.types import Array
 
-from feature_repo import store
+from feature_repo import store, transforms
+from models.release import Release
 from recsys.errors import Retryable
+from recsys.inference import RankingRequest, RetrievalRequest
+from serving.predictors import stages
 
 HISTORY = ("history_items", "history_events", "history_times")
 log = logging.getLogger(__name__)
@@ -25,11 +31,13 @@ class Visitor:
         values: features by name, as Feast returns them, with the history of this moment.
         known: the feature store holds the user or the session.
         degraded: the feature store did not answer; `values` are a stranger's.
+        now: the moment of the request, epoch seconds, as `transforms.request_time` gives it.
     """
 
     values: Mapping[str, Any]
     known: bool
     degraded: bool
+    now: float
 
     @property
     def items(self) -> list[str]:
@@ -51,21 +59,37 @@ class Visitor:
 
 
 class Reader:
-    """Reads visitors for one feature service; thread-safe.
+    """Reads visitors for one release; thread-safe.
 
     Args:
         features: the feature store, from `store.connect`.
         service: name of the feature service of users.
+        as_of: epoch seconds up to which the data of the release reach.
+        clock: epoch seconds now.
     """
 
-    def __init__(self, features: Any, service: str) -> None:
+    def __init__(self, features: Any, service: str, as_of: float, clock: Callable[[], float] = time.time) -> None:
         self._features, self._service = features, service
+        self._as_of, self._clock = as_of, clock
         projections = features.get_feature_service(service).feature_view_projections
         fields = [field for projection in projections for field in projection.features]
         # A stranger has the same names as a user.
         self._stranger: dict[str, Any] = {f.name: [] if isinstance(f.dtype, Array) else None for f in fields}
 
-    def read(self, user_id: str, session_id: str, last_item: str, now: float) -> Visitor:
+    @classmethod
+    def of(cls, release: Release, features: Any) -> Self:
+        return cls(features, release.feature_service, datetime.fromisoformat(release.as_of).timestamp())
+
+    def read(self, request: RetrievalRequest | RankingRequest, watch: stages.Watch) -> Visitor:
+        """Who asks, at this moment; timed as the stage `features`, and counted where the store does not answer."""
+        now = transforms.request_time(self._clock(), self._as_of)
+        with watch.stage("features"):
+            visitor = self._at(now, request.user_id, request.session_id, request.last_item)
+        if visitor.degraded:
+            stages.DEGRADED.labels(request.model).inc()
+        return visitor
+
+    def _at(self, now: float, user_id: str, session_id: str, last_item: str) -> Visitor:
         """One visitor at `now`, epoch seconds.
 
         A user without history, and an anonymous visitor, is known by the session. `last_item` counts as a view at
@@ -81,7 +105,7 @@ class Reader:
             log.warning("serving a stranger: %s", error)
             values, degraded = dict(self._stranger), True
         known = not degraded and any(value not in (None, []) for value in values.values())
-        return Visitor(values | _history(values, last_item, now), known, degraded)
+        return Visitor(values | _history(values, last_item, now), known, degraded, now)
 
 
 def _history(values: Mapping[str, Any], last_item: str, now: float) -> dict[str, list[Any]]:
