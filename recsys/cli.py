@@ -307,7 +307,7 @@ def _show_failures(server: airflow.Client, run: airflow.Run) -> None:
     for task in run.tasks:
         if task.state == "failed":
             console.print(f"\n[red]{task.task_id}[/] failed; its last lines:")
-            console.print("\n".join(server.log_tail(run, task.task_id)), markup=False, highlight=False)
+            console.print("\n".join(server.log_tail(run, task.task_id)), markup=False, highlight=False, soft_wrap=True)
 
 
 def _run_url(settings: Settings, dag: str, run_id: str) -> str:
