@@ -1,6 +1,7 @@
 """Layers that turn a history of events into vectors: pooling that forgets at several speeds, and attention."""
 
 import math
+from collections.abc import Sequence
 
 import tensorflow as tf
 import tf_keras as keras
@@ -16,34 +17,40 @@ def age_bucket(ages: tf.Tensor) -> tf.Tensor:
 
 
 class DecayPooling(keras.layers.Layer):  # type: ignore[misc]
-    """Weighted means of a history, one per time scale, whose weights halve every `half_life` days.
+    """Weighted means of a history, one per scale, whose weights halve every so many days and every so many events.
 
-    The half-lives and the weight of each event type are learnt. On small data this sees more than attention
-    does: it has S parameters for what attention has to learn as a function of ages.
+    Days say that a taste has aged, events that it has been followed by another: an evening of a hundred films is one
+    moment by the clock, and yet its last film says the most about the next. Both rates of each scale are learnt, and
+    so is the weight of each event type. On small data this sees more than attention does: it has a few parameters
+    for what attention has to learn as a function of ages.
 
-    Shapes: vectors [batch, length, dim], events and mask [batch, length], ages [batch, length] days
+    Args:
+        scales: where each scale starts: (half-life in days, half-life in events).
+
+    Shapes: vectors [batch, length, dim], newest first; events and mask [batch, length], ages [batch, length] days
     → [batch, S, dim]; zeros where the mask is empty.
     """
 
-    def __init__(self, half_lives: tuple[float, ...], event_types: int) -> None:
+    def __init__(self, scales: Sequence[tuple[float, float]], event_types: int) -> None:
         super().__init__(name="decay_pooling")
-        self._initial = half_lives
+        self._initial = scales
         self._event_types = event_types
 
     def build(self, _: object) -> None:
-        initial = keras.initializers.Constant([math.log(days) for days in self._initial])
-        self.log_half_life = self.add_weight("log_half_life", (len(self._initial),), initializer=initial)
+        initial = keras.initializers.Constant([[math.log(half_life) for half_life in pair] for pair in self._initial])
+        self.log_half_life = self.add_weight("log_half_life", (len(self._initial), 2), initializer=initial)
         shape = (self._event_types, len(self._initial))
         self.event_logit = self.add_weight("event_logit", shape, initializer="zeros")
 
     def call(self, vectors: tf.Tensor, events: tf.Tensor, ages: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         rate = math.log(2.0) * tf.exp(-self.log_half_life)
-        logits = tf.gather(self.event_logit, events) - ages[..., None] * rate
-        present = tf.cast(mask, tf.float32)[..., None]
-        logits -= tf.reduce_max(logits - 1e9 * (1.0 - present), axis=1, keepdims=True)
-        weights = tf.exp(tf.minimum(logits, 0.0)) * present
+        present = tf.cast(mask, tf.float32)
+        followed = tf.cumsum(present, axis=1, exclusive=True)
+        logits = tf.gather(self.event_logit, events) - ages[..., None] * rate[:, 0] - followed[..., None] * rate[:, 1]
+        logits -= tf.reduce_max(logits - 1e9 * (1.0 - present[..., None]), axis=1, keepdims=True)
+        weights = tf.exp(tf.minimum(logits, 0.0)) * present[..., None]
         weights /= tf.reduce_sum(weights, axis=1, keepdims=True) + 1e-9
-        return tf.einsum("bls,bld->bsd", weights, vectors)
+        return tf.matmul(weights, vectors, transpose_a=True)
 
 
 class Transformer(keras.layers.Layer):  # type: ignore[misc]

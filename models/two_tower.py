@@ -158,20 +158,35 @@ def softmax_loss(
     the same row, does not count as a negative, nor does a candidate that was absent.
 
     Shapes: logits [b, c], columns [b, m] (-1 = none), absent [c], weights [b, m], importance [b] → scalar.
+
+    The gradient is written out: it needs the exponentials of the forward pass and nothing else of that size, while
+    the recorded one would keep and walk through seven arrays of [b, c], most of the time of a step.
     """
-    batch, width = tf.shape(columns)[0], tf.shape(columns)[1]
     real = columns >= 0
     weights = tf.where(real, weights, 0.0)
-    safe = tf.maximum(columns, 0)
-    row = tf.tile(tf.range(batch)[:, None], [1, width])
-    own = tf.gather(logits, safe, batch_dims=1)
-    where = tf.boolean_mask(tf.stack([row, safe], axis=-1), real)
-    negatives = logits - 1e9 * tf.cast(absent, tf.float32)[None, :]
-    negatives = tf.tensor_scatter_nd_update(negatives, where, tf.fill([tf.shape(where)[0]], -1e9))
-    rest = tf.reduce_logsumexp(negatives, axis=1, keepdims=True)
-    each = tf.nn.softplus(rest - own)
-    total = tf.reduce_sum(each * weights, axis=1) / (tf.reduce_sum(weights, axis=1) + 1e-9)
-    return tf.reduce_sum(total * importance) / (tf.reduce_sum(importance) + 1e-9)
+    share = weights / (tf.reduce_sum(weights, axis=1, keepdims=True) + 1e-9)
+    share *= importance[:, None] / (tf.reduce_sum(importance) + 1e-9)
+    row, _ = tf.unstack(tf.where(real), axis=1)
+    own_places = tf.stack([tf.cast(row, tf.int32), tf.boolean_mask(columns, real)], axis=1)
+
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    def loss(z: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        own = tf.gather(z, tf.maximum(columns, 0), batch_dims=1)
+        top = tf.reduce_max(z, axis=1, keepdims=True)
+        power = tf.exp(z - top) * tf.cast(~absent, tf.float32)
+        power = tf.tensor_scatter_nd_update(power, own_places, tf.zeros_like(row, tf.float32))
+        total = tf.reduce_sum(power, axis=1, keepdims=True) + 1e-30
+        margin = top + tf.math.log(total) - own  # of all negatives together over each target
+
+        def gradient(upstream: tf.Tensor) -> tf.Tensor:
+            lost = upstream * share * tf.sigmoid(margin)
+            found = power * (tf.reduce_sum(lost, axis=1, keepdims=True) / total)
+            return tf.tensor_scatter_nd_sub(found, own_places, tf.boolean_mask(lost, real))
+
+        return tf.reduce_sum(share * tf.nn.softplus(margin)), gradient
+
+    value: tf.Tensor = loss(logits)
+    return value
 
 
 class UserServing(tf.Module):  # type: ignore[misc]

@@ -2,12 +2,13 @@
 
 An example is one moment of one visitor: the history before it, and the bag of items that came next. One pass
 through the user tower thus learns from a whole basket, which is what makes training quick. Records are arrays of
-32-bit words, written by numpy and decoded by one op, and lie in one file per moment of the item statistics, so
-that all examples of a batch share the statistics that were known when they happened.
+32-bit words, written by numpy and decoded by one op. They lie in one file per moment of the item statistics, so that
+all examples of a batch share the statistics that were known when they happened, and per class of history length, so
+that a batch can be cut to its longest history: most histories are short, and padding costs as much as events do.
 """
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from feature_repo import transforms
 VISIT_GAP = 1800.0  # seconds without an event that end a visit
 WORD = 4
 SHUFFLE = 8192  # examples per open file that are in memory to be shuffled
+LENGTHS = (12, 32)  # events up to which a history is of the first and of the second class of length
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
@@ -87,6 +89,7 @@ class Plan:
         validate_from: epoch seconds from which the examples of validating visitors are for early stopping.
         chunk: events after which a long visit is cut again.
         horizon: days in which the weight of a target halves, counted from the cut.
+        fade: events in which it halves besides.
         repeats: whether an item of the history may be a target again. One of the same visit never is: who clicks,
             views and buys one thing wanted one thing, and a model rewarded for saying so learns nothing else.
     """
@@ -96,6 +99,7 @@ class Plan:
     validate_from: float
     chunk: int
     horizon: float
+    fade: float
     repeats: bool
 
 
@@ -139,20 +143,21 @@ def records(sequences: Sequences, plan: Plan, random: np.random.Generator) -> di
     since = now[:, None] - sequences.times[past]
     real &= ~contained(targets, np.where(since <= VISIT_GAP, items, 0) if plan.repeats else items)
     wait = (sequences.times[future] - now[:, None]) / transforms.SECONDS_PER_DAY
+    later = np.arange(plan.layout.targets) / plan.fade
     days = np.floor(now / transforms.SECONDS_PER_DAY)
     return {
         "items": items,
         "events": np.where(known, sequences.events[past], 0),
         "ages": np.where(known, since / transforms.SECONDS_PER_DAY, 0.0),
         "targets": np.where(real, targets, 0),
-        "weights": np.where(real, sequences.signal[future] * np.exp2(-wait / plan.horizon), 0.0),
+        "weights": np.where(real, sequences.signal[future] * np.exp2(-wait / plan.horizon - later), 0.0),
         "preferences": sequences.preferences[owner],
         "region": sequences.region[owner],
         "age_group": sequences.age_group[owner],
         "weekday": ((days + transforms.EPOCH_WEEKDAY) % 7).astype(np.int64),
         "moment": np.searchsorted(plan.moments, now, side="right") - 1,
         "hour": now / 3600.0 - days * 24.0,
-        "importance": np.where(real.any(axis=1), 1.0, 0.0),
+        "importance": np.sqrt(real.sum(axis=1)),  # a basket says more than a single item, but not as much more
         "valid": sequences.validates[owner] & (now >= plan.validate_from),
     }
 
@@ -184,25 +189,33 @@ def write(folder: Path, batches: Iterator[Sequences], plan: Plan, seed: int) -> 
         fields = records(sequences, plan, random)
         order = random.permutation(len(fields["valid"]))
         order = order[fields["importance"][order] > 0]  # where nothing new came next, there is nothing to learn
-        packed, moment, valid = (x[order] for x in (pack(plan.layout, fields), fields["moment"], fields["valid"]))
+        packed, valid = pack(plan.layout, fields)[order], fields["valid"][order]
+        file = _file(fields)[order]
         for name, chosen in (("train", ~valid), ("valid", valid)):
             counts[name] += int(chosen.sum())
-            for number in np.unique(moment[chosen]):
-                with (folder / name / f"{number:04d}.records").open("ab") as stream:
-                    packed[chosen & (moment == number)].tofile(stream)
+            for number in np.unique(file[chosen]):
+                with (folder / name / f"{number:05d}.records").open("ab") as stream:
+                    packed[chosen & (file == number)].tofile(stream)
     return counts
 
 
-def dataset(folder: Path, layout: Layout, batch: int, seed: int | None) -> Any:
+def _file(fields: dict[str, NDArray[Any]]) -> Ints:
+    """[n] number of the file of each example: one per moment and class of history length."""
+    length = np.count_nonzero(fields["items"], axis=1)
+    found: Ints = fields["moment"] * (len(LENGTHS) + 1) + np.searchsorted(LENGTHS, length)
+    return found
+
+
+def dataset(folders: Sequence[Path], layout: Layout, batch: int, seed: int | None) -> Any:
     """A tf.data.Dataset of batches as `two_tower.TwoTower` takes them; each is of one moment.
 
     Args:
-        folder: one of the two that `write` made.
+        folders: of the two that `write` made.
         seed: shuffles anew each epoch, reproducibly; None keeps the order.
     """
     import tensorflow as tf
 
-    files = sorted(str(path) for path in folder.glob("*.records"))
+    files = [str(path) for path in _files(folders)]
 
     def one(file: Any) -> Any:
         rows = tf.data.FixedLengthRecordDataset(file, layout.words * WORD)
@@ -216,13 +229,17 @@ def dataset(folder: Path, layout: Layout, batch: int, seed: int | None) -> Any:
     return found.map(lambda rows: unpack(layout, rows), num_parallel_calls=1, deterministic=True).prefetch(4)
 
 
-def batches(folder: Path, layout: Layout, batch: int) -> int:
+def batches(folders: Sequence[Path], layout: Layout, batch: int) -> int:
     """How many batches `dataset` yields."""
-    return sum(-(-path.stat().st_size // (layout.words * WORD * batch)) for path in folder.glob("*.records"))
+    return sum(-(-path.stat().st_size // (layout.words * WORD * batch)) for path in _files(folders))
+
+
+def _files(folders: Sequence[Path]) -> list[Path]:
+    return sorted(path for folder in folders for path in folder.glob("*.records"))
 
 
 def unpack(layout: Layout, rows: Any) -> dict[str, Any]:
-    """Decode a batch of raw records in the graph."""
+    """Decode a batch of raw records in the graph; histories and targets are cut to the longest of the batch."""
     import tensorflow as tf
 
     words = tf.reshape(tf.io.decode_raw(rows, tf.int32), [-1, layout.words])
@@ -233,5 +250,9 @@ def unpack(layout: Layout, rows: Any) -> dict[str, Any]:
         values = tf.bitcast(values, tf.float32) if floating else values
         found[name] = values[:, 0] if width == 1 else values
         start += width
+    for names in (("items", "events", "ages"), ("targets", "weights")):
+        filled = tf.reduce_any(found[names[0]] > 0, axis=0)
+        longest = tf.reduce_max(tf.where(filled, tf.range(1, tf.size(filled) + 1), 1))
+        found |= {name: found[name][:, :longest] for name in names}
     outside = ("targets", "weights", "moment", "importance")
     return {name: found.pop(name) for name in outside} | {"request": found}

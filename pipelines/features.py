@@ -3,16 +3,16 @@
 A row covers a whole UTC day and is stamped with its end, t: its windows are [t - N days, t), so a request inside
 the day sees the row of the day before. Per view:
 
-- item_stats: every catalogue item, every day, so that decay and shares are those of the moment; before the last
-  `history_days`, one day a week, which is what the towers see of an item's past;
+- item_stats: every catalogue item, every day, so that decay and shares are those of the moment; before the days that
+  the first run fills, one day a week, which is what the towers see of an item's past;
 - user_activity, user_categories, user_history: a user on the days with events (impressions are not the user's doing);
 - session_history: anonymous sessions, on the day of their last event;
 - user_profile, item_content: rows that are new or differ from the snapshot before; a new one is known since its
   signup or creation.
 
-The first run fills the last `history_days` days. Training joins users into the holdout (at most 28 days), so older
-rows would cost space and serve nobody; for users who were away during all of it, the first partition also keeps
-their last row before, stamped with its own time. Later runs add the days since the last one.
+The first run fills the holdout and the days around its start. Training joins users into the holdout, so older rows
+would cost time and serve nobody; for users who were away during all of it, the first partition also keeps their last
+row before, stamped with its own time. Later runs add the days since the last one.
 
 Here is the order of work; the views of users and sessions are in user_features.py, those of items in
 item_features.py, the arithmetic of windows in windows.py, and what they share in feature_rows.py.
@@ -30,7 +30,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
 from feature_repo import events as schema
-from pipelines import datasets, feature_rows, item_features, stage, user_features
+from pipelines import datasets, feature_rows, item_features, split, stage, user_features
 from pipelines import spark as engine
 from pipelines.datasets import Dataset, Lake
 from pipelines.feature_rows import Span
@@ -39,19 +39,21 @@ from recsys.settings import Settings
 log = logging.getLogger(__name__)
 
 ITEM_STATS = datasets.feature_view("item_stats")
+BEFORE_HOLDOUT = 2  # days: a request in the first hour of the holdout sees the row of the day before
 REPEAT_THRESHOLD = 0.15  # of purchases; above it people buy again, and a recommendation may repeat what they bought
 
 
 class Params(stage.Params):
-    history_days: int = Field(
-        30, ge=29, le=1000, description="past days that the first run fills; training looks back at most 28"
+    history_days: int | None = Field(
+        None, ge=2, le=1000, description="past days that the first run fills; default: the holdout and two before it"
     )
 
 
 def main(params: Params, settings: Settings) -> stage.Result:
     lake = datasets.lake(settings)
     previous = _previous(lake, params.day)
-    span = Span.until(params.day, previous, params.history_days)
+    filled = params.history_days or split.holdout(lake, params.day).days + BEFORE_HOLDOUT
+    span = Span.until(params.day, previous, filled)
     log.info("features of %s: %d days, %s", params.day, span.last - span.first + 1, "first run" if span.initial else "")
     session = engine.session(settings, "features")
     items, users = (_read(session, lake, dataset, [params.day]) for dataset in (datasets.ITEMS, datasets.USERS))

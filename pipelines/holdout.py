@@ -36,7 +36,8 @@ class Trial:
         histories: per user, (items, events, times) before the cutoff, oldest first.
         profile: region, age_group and preferences per user.
         asked: [users] epoch seconds of each request.
-        interactions: of all visitors before the cutoff; `visitor` of a user of the trial is its row here.
+        interactions: of all visitors before the cutoff; `visitor` of a user of the trial is its row here, those of
+            others come after.
     """
 
     item_ids: list[str]
@@ -142,12 +143,15 @@ def _rows(items: Iterable[str], row_of: dict[str, int]) -> NDArray[np.int64]:
 def _interactions(
     lake: Lake, day: date, user_row: dict[str, int], row_of: dict[str, int], cutoff: float
 ) -> baselines.Interactions:
-    """All positive events before the cutoff; visitors outside the trial share the row after the last user."""
+    """All positive events before the cutoff; visitors outside the trial have the rows after its users."""
     parts: list[tuple[NDArray[Any], ...]] = []
+    others = len(user_row)
     for batch in _batches(lake, day):
         owner = pc.list_parent_indices(batch.column("items")).to_numpy()
         items, kinds, times = (pc.list_flatten(batch.column(name)).to_pylist() for name in ("items", "events", "times"))
-        visitor = np.array([user_row.get(str(v), len(user_row)) for v in _values(batch.column("visitor_id"))])
+        visitors = _values(batch.column("visitor_id"))
+        visitor = np.array([user_row.get(str(v), others + row) for row, v in enumerate(visitors)])
+        others += len(visitors)
         item = np.array([row_of.get(i, -1) for i in items], np.int64)
         weight = np.array([events.SIGNAL_WEIGHT[kind] for kind in kinds], np.float64)
         when = np.array(times, np.float64)

@@ -1,8 +1,9 @@
 """Train the two towers on the events before the holdout, and keep them as a "retrieval" artifact.
 
-What is not given as an option follows from the data's size (`settle`). The best epoch by loss on a tenth of the
-visitors, in the last days before the cutoff, is what is kept. Item statistics are those known at the time of each
-example, looked up at a number of moments of the past, so nothing is predicted from a count that includes it.
+What is not given as an option follows from the data's size (`settle`). What is kept is the best epoch by loss on a
+tenth of the visitors in the last days before the cutoff; the last epoch where these are too few to say. Item
+statistics are those known at the time of each example, looked up at a number of moments of the past, so nothing is
+predicted from a count that includes it.
 """
 
 import logging
@@ -28,6 +29,7 @@ from recsys.errors import BadData
 from recsys.settings import Settings
 
 FULL_SOFTMAX = 20_000  # items up to which every item competes in every step
+FEWEST_WATCHED = 200  # examples; the loss on fewer is noise, and says nothing about when to stop
 SHOWN = {"cross_entropy": "loss", "val_cross_entropy": "val_loss", "val_recall_100": "val_recall@100"}
 Report = Callable[[int, Mapping[str, float]], None]
 log = logging.getLogger(__name__)
@@ -47,6 +49,9 @@ class Params(stage.Params):
     layers: int = Field(1, ge=0, le=8, description="Transformer blocks over the history")
     history_dropout: float = Field(0.2, ge=0, lt=1, description="share of history events hidden in training")
     id_dropout: float = Field(0.1, ge=0, lt=1, description="share of items per step that go without their id")
+    fade: float = Field(
+        64.0, gt=0, description="events after which a target counts half: few if what comes next is all that is asked"
+    )
     patience: int = Field(2, ge=1, description="epochs without a better validation recall after which training ends")
     moments: int | None = Field(None, ge=0, description="moments of the past whose item statistics are used")
 
@@ -59,6 +64,7 @@ class Recipe:
         chunk: events after which a long visit is cut into another example.
         targets: places for targets in an example.
         horizon: days in which the weight of a target halves.
+        fade: events in which it halves besides.
         repeats: whether what a visitor had before may be a target.
     """
 
@@ -69,23 +75,28 @@ class Recipe:
     chunk: int
     targets: int
     horizon: float
+    fade: float
     repeats: bool
 
 
-def settle(params: Params, items: int, events: int, days: float, repeats: bool) -> Recipe:
+def settle(params: Params, counted: corpus.Census, cutoff: datetime, repeats: bool) -> Recipe:
     """Hyperparameters from the size of the data, where the caller has not decided.
 
-    Epochs: about two million events in all, so that training time stays level, within 3 to 10. Statistics are
+    Epochs: about 1.4 million events in all, so that training time stays level, within 3 to 8. Statistics are
     looked up about weekly, each moment shared by enough events to fill batches. Targets count half after a
     twenty-fourth of the span, which is half of what the holdout asks about.
     """
+    items, events = len(counted.words.items), counted.events
+    days = (cutoff.timestamp() - counted.first_time) / transforms.SECONDS_PER_DAY
     batch = params.batch_size or (256 if events < 5_000_000 else 1024)
-    epochs = params.epochs or int(np.clip(2_000_000 // max(events, 1), 3, 10))
+    epochs = params.epochs or int(np.clip(1_400_000 // max(events, 1), 3, 8))
     negatives = params.negatives if params.negatives is not None else (0 if items <= FULL_SOFTMAX else 8192)
     weekly = int(np.clip(days // 7, 1, 52))
     moments = params.moments if params.moments is not None else min(weekly, events // 2_000)
     horizon = float(np.clip(days / 24, 1, 14))
-    return Recipe(epochs, batch, negatives, moments, chunk=32, targets=64, horizon=horizon, repeats=repeats)
+    return Recipe(
+        epochs, batch, negatives, moments, chunk=8, targets=64, horizon=horizon, fade=params.fade, repeats=repeats
+    )
 
 
 def main(params: Params, settings: Settings) -> stage.Result:
@@ -100,9 +111,8 @@ def main(params: Params, settings: Settings) -> stage.Result:
         counted = corpus.census(found)
         if not counted.words.items:
             raise BadData(f"no positive events before {parts.cutoff}; take a later day or ingest more data")
-        days = (parts.cutoff.timestamp() - counted.first_time) / transforms.SECONDS_PER_DAY
         repeats = bool(stage.result_of(settings, params.run, "features")["allow_repeats"])
-        recipe = settle(params, len(counted.words.items), counted.events, days, repeats)
+        recipe = settle(params, counted, parts.cutoff, repeats)
         log.info("%d events on %d items before %s: %s", counted.events, len(counted.words.items), parts.cutoff, recipe)
         run.params({f"recipe.{name}": value for name, value in vars(recipe).items()})
         trained = train(params, found, counted, recipe, settings.seed, folder, run.metrics_at)
@@ -159,6 +169,7 @@ def train(
         validate_from=cutoff - min(watched, split.LONGEST_DAYS * transforms.SECONDS_PER_DAY),
         chunk=recipe.chunk,
         horizon=recipe.horizon,
+        fade=recipe.fade,
         repeats=recipe.repeats,
     )
     with tempfile.TemporaryDirectory(dir=folder, prefix=".examples-") as place:
@@ -168,7 +179,7 @@ def train(
         curve = fit(model, Path(place), layout, recipe, params, seed, report)
     seconds = time.monotonic() - started
     scale = float(np.exp(model.log_scale.numpy()))
-    best = min(curve, key=lambda epoch: epoch.get("val_loss", epoch["loss"]))
+    best = min(curve, key=lambda epoch: epoch["val_loss"]) if "val_loss" in curve[-1] else curve[-1]
     metrics = {"best": best, "scale": scale, "examples": written, "seconds": round(seconds, 1)}
     metrics["health"] = health.measure(model.catalogue().numpy()[FIRST:], seed)
     return Trained(model, curve, metrics)
@@ -183,10 +194,16 @@ def fit(
     seed: int,
     report: Report,
 ) -> list[dict[str, float]]:
-    """Train until the validation loss has not improved for `patience` epochs; the best weights stay."""
-    data = examples.dataset(place / "train", layout, recipe.batch, seed)
-    watched = examples.dataset(place / "valid", layout, recipe.batch, None) if any(place.glob("valid/*")) else None
-    steps = examples.batches(place / "train", layout, recipe.batch)
+    """Train until the validation loss has not improved for `patience` epochs; the best weights stay.
+
+    Where too few examples were kept out to say, all are learnt from, and the last epoch's weights stay.
+    """
+    learnt, kept_out = place / "train", place / "valid"
+    enough = examples.batches([kept_out], layout, 1) >= FEWEST_WATCHED
+    folders = [learnt] if enough else [learnt, kept_out]
+    watched = examples.dataset([kept_out], layout, recipe.batch, None) if enough else None
+    data = examples.dataset(folders, layout, recipe.batch, seed)
+    steps = examples.batches(folders, layout, recipe.batch)
     falling = keras.optimizers.schedules.CosineDecay(params.learning_rate, max(steps * recipe.epochs, 1))
     model.compile(keras.optimizers.Adam(falling))
     curve: list[dict[str, float]] = []

@@ -52,13 +52,16 @@ def go_live(settings: Settings, made: artifact.Artifact) -> None:
     ledger.switch(live)
 
 
-def judge(settings: Settings, candidate: artifact.Artifact, day: date = tiny_shop.LAST) -> dict[str, Any]:
+def judge(
+    settings: Settings, candidate: artifact.Artifact, day: date = tiny_shop.LAST, ease_items: int = 0
+) -> dict[str, Any]:
+    """The verdict; without EASE, which knows the two tastes as well as perfect towers do."""
     run = RunId("candidate")
     folder = datasets.run_folder(settings, run)
     folder.mkdir(parents=True)
     (folder / "features.json").write_text('{"allow_repeats": true}')
     (folder / "train_retrieval.json").write_text(json.dumps({"artifact": {"path": path_of(settings, candidate)}}))
-    return evaluate_retrieval.main(evaluate_retrieval.Params(day=day, run=run), settings)
+    return evaluate_retrieval.main(evaluate_retrieval.Params(day=day, run=run, ease_items=ease_items), settings)
 
 
 def recalls(result: dict[str, Any]) -> dict[str, float]:
@@ -125,3 +128,16 @@ def test_the_candidate_is_not_compared_with_itself(shop: Settings) -> None:
 
 def test_before_the_first_release_there_is_nothing_to_compare_with(shop: Settings) -> None:
     assert about_live(judge(shop, towers(shop, "candidate"))) == []
+
+
+def test_towers_that_a_closed_formula_beats_have_not_earned_their_place(shop: Settings) -> None:
+    result = judge(shop, towers(shop, "candidate", hidden=HALF), ease_items=1000)
+    found = {name: figures["recall@100"] for name, figures in result["metrics"]["views"]["new"].items()}
+    assert found["two towers"] > found["popularity"]
+    assert not result["passed"]
+    [reason] = [reason for reason in result["reasons"] if reason.startswith("FAILED")]
+    assert f"{found['two towers']:.4f}, less than EASE {found['EASE']:.4f}" in reason
+
+
+def test_towers_as_good_as_the_closed_formula_pass(shop: Settings) -> None:
+    assert judge(shop, towers(shop, "candidate"), ease_items=1000)["passed"]

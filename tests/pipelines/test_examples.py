@@ -36,6 +36,7 @@ def plan(**changes: object) -> examples.Plan:
         "validate_from": 6 * DAY,
         "chunk": 4,
         "horizon": 1.0,
+        "fade": np.inf,
         "repeats": True,
     }
     return examples.Plan(**(facts | changes))  # type: ignore[arg-type]
@@ -56,6 +57,20 @@ def test_targets_count_less_the_longer_they_take() -> None:
     assert fields["weights"][0].tolist() == [4.0, 2.0, 0.0, 0.0]
 
 
+def test_targets_count_less_the_more_came_between() -> None:
+    fields = examples.records(sequences([[DAY, DAY, DAY]]), plan(fade=1.0), np.random.default_rng(0))
+    assert fields["weights"][0].tolist() == [4.0, 2.0, 1.0, 0.0]
+
+
+def test_a_batch_is_cut_to_its_longest_history_and_to_its_last_target() -> None:
+    fields = {name: np.zeros((1, width)) for name, (width, _) in LAYOUT.fields.items()}
+    fields["items"][0, :2] = 7, 8
+    fields["targets"][0, 2] = 9  # behind two that do not count
+    batch = examples.unpack(LAYOUT, [examples.pack(LAYOUT, fields).tobytes()])
+    assert batch["request"]["items"].numpy().tolist() == [[7, 8]]
+    assert batch["targets"].numpy().tolist() == [[0, 0, 9]]
+
+
 @given(st.lists(st.lists(st.floats(1, 30 * DAY), min_size=1, max_size=12).map(sorted), min_size=1, max_size=4))
 def test_no_history_reaches_its_targets(lists: list[list[float]]) -> None:
     fields = examples.records(sequences(lists), plan(), np.random.default_rng(1))
@@ -69,13 +84,13 @@ def test_records_come_back_as_written(tmp_path: Path) -> None:
     found = sequences([[DAY, 2 * DAY, 7 * DAY], [DAY, 9 * DAY]])
     counts = examples.write(tmp_path, iter([found]), plan(), seed=3)
     assert counts == {"train": 4, "valid": 1}, "the second visitor's ninth day is kept to stop by"
-    (batch,) = examples.dataset(tmp_path / "valid", LAYOUT, 8, None)
-    assert batch["targets"].numpy().tolist() == [[6, 0, 0, 0]]
-    assert batch["request"]["items"].numpy()[0, :2].tolist() == [5, 0]
+    (batch,) = examples.dataset([tmp_path / "valid"], LAYOUT, 8, None)
+    assert batch["targets"].numpy().tolist() == [[6]]
+    assert batch["request"]["items"].numpy().tolist() == [[5]]
     np.testing.assert_allclose(batch["request"]["ages"].numpy()[0, 0], 8.0)
-    moments = [set(batch["moment"].numpy().tolist()) for batch in examples.dataset(tmp_path / "train", LAYOUT, 2, 1)]
+    moments = [set(batch["moment"].numpy().tolist()) for batch in examples.dataset([tmp_path / "train"], LAYOUT, 2, 1)]
     assert all(len(one) == 1 for one in moments), "a batch has the statistics of one moment"
-    assert examples.batches(tmp_path / "train", LAYOUT, 2) == len(moments)
+    assert examples.batches([tmp_path / "train"], LAYOUT, 2) == len(moments)
 
 
 def test_an_item_of_the_same_visit_is_no_target() -> None:

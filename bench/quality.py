@@ -1,0 +1,194 @@
+"""How well the pipeline's models rank on a frozen split, and how its peers do on the same.
+
+    .venv/bin/python -m bench.quality --dataset online_retail --model two_tower --out predictions.parquet
+
+The split is written as a canonical source, and the pipeline's own stages `ingest`, `quality` and `features` read it;
+the towers are trained by `train_retrieval.train` on all that the protocol allows to fit on, with the hyperparameters
+that the pipeline derives from the data. Prints one JSON line per figure (see bench/protocol.py for their definition).
+"""
+
+import argparse
+import logging
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench import figures, protocol
+from feature_repo import transforms
+from models import two_tower, vocabulary
+from pipelines import baselines, corpus, datasets, stage, train_retrieval
+from pipelines.datasets import RunId
+from recsys import settings as configuration
+from recsys.settings import Settings, Storage
+
+SPLITS = configuration.REPOSITORY.parent / "shared" / "eval" / "splits"
+RUN = RunId("bench")
+NEXT_FADE = 4.0
+SHOWN = {
+    "all": ("recall@20", "recall@100", "recall@500", "ndcg@20"),
+    "new": ("recall@5", "recall@10", "recall@20", "recall@100", "recall@500", "ndcg@5", "ndcg@10", "ndcg@20", "hr@10"),
+}
+Scores = Callable[[slice], NDArray[np.floating]]
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", required=True, help="folder of a split, or the name of one under --splits")
+    parser.add_argument("--splits", type=Path, default=SPLITS, help="where the named splits are")
+    parser.add_argument("--part", choices=("valid", "test"), default="test", help="what is predicted")
+    parser.add_argument("--model", choices=MODELS, default="two_tower")
+    parser.add_argument("--out", type=Path, help="parquet of predictions: user_id, item_id, rank")
+    parser.add_argument(
+        "--root", type=Path, help="storage root to build the lake in and keep; a temporary one if left out"
+    )
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    named = Path(options.dataset)
+    split = protocol.load(named if named.is_dir() else options.splits / options.dataset, options.part)
+    with tempfile.TemporaryDirectory() as scratch:
+        settings = Settings(storage=Storage(root=str(options.root or scratch)))
+        started = time.monotonic()
+        scores = MODELS[options.model](split, settings)
+        seconds = time.monotonic() - started
+    for view in split.views:
+        lists = protocol.rank(split, scores, view)
+        if view == split.views[0] and options.out:
+            protocol.save(split, lists, options.out)
+        found = protocol.figures(split, lists, view)
+        facts = {"dataset": split.name, "part": split.part, "model": options.model, "view": view}
+        for name in SHOWN[view]:
+            figures.report(f"quality.{name}", found[name], "share", users=int(found["users"]), **facts)
+    figures.report("quality.seconds", seconds, "s", dataset=split.name, part=split.part, model=options.model)
+
+
+def two_towers(split: protocol.Split, settings: Settings) -> Scores:
+    """Both towers, trained and asked as in production: one query vector, one vector an item, inner product."""
+    lake = prepared(split, settings)
+    # One left out is the very next event; a window asks for whatever the weeks bring.
+    params = train_retrieval.Params(day=split.day, run=RUN, **({"fade": NEXT_FADE} if split.window is None else {}))
+    repeats = bool(stage.result_of(settings, RUN, "features")["allow_repeats"])
+    with tempfile.TemporaryDirectory() as folder:
+        found = corpus.source(lake, split.day, datasets.end_of(split.day))
+        counted = corpus.census(found)
+        recipe = train_retrieval.settle(params, counted, found.cutoff, repeats)
+        trained = train_retrieval.train(params, found, counted, recipe, settings.seed, Path(folder), _tell)
+        two_tower.save(trained.model, counted.words, Path(folder))
+        towers = two_tower.Towers.load(Path(folder))
+        users = embed_users(split, towers, params.history_length)
+        items = embed_items(split, towers, lake)
+    return lambda rows: users[rows] @ items.T
+
+
+def prepared(split: protocol.Split, settings: Settings) -> datasets.Lake:
+    """The lake of a split, filled by the pipeline's stages."""
+    lake = datasets.lake(settings)
+    source = Path(settings.storage.root) / "source"
+    if lake.path(datasets.SEQUENCES, split.day).exists():
+        return lake
+    protocol.write_canonical(split, source)
+    for name, extra in (("ingest", ["--source", f"canonical:{source}"]), ("quality", []), ("features", [])):
+        command = [sys.executable, "-m", "pipelines", name, "--day", str(split.day), "--run", RUN, *extra]
+        done = subprocess.run(
+            command,
+            env=configuration.child_environment(settings),
+            cwd=configuration.REPOSITORY,
+            stdout=subprocess.DEVNULL,
+            check=False,
+        )
+        if done.returncode:
+            sys.exit(f"{name} ended with exit code {done.returncode}; its last lines say why")
+    return lake
+
+
+def embed_users(split: protocol.Split, towers: two_tower.Towers, length: int) -> NDArray[np.float32]:
+    """[asked, dim]."""
+    histories, now = split.histories(), split.now()
+    profiles = protocol.users(split).set_index("user_id").reindex(split.asked)
+    told = {name: list(profiles[name]) if name in profiles else [None] * len(now) for name in ("region", "age_group")}
+    parts = []
+    for start in range(0, len(now), 512):
+        rows = slice(start, start + 512)
+        inputs = transforms.user_tower_inputs(
+            [history["item_id"].tolist() for history in histories[rows]],
+            [[split.event] * len(history) for history in histories[rows]],
+            [history["time"].tolist() for history in histories[rows]],
+            region=told["region"][rows],
+            age_group=told["age_group"][rows],
+            preferences=[None] * len(now[rows]),
+            now=now[rows],
+            length=length,
+        )
+        parts.append(towers.users(inputs))
+    return np.concatenate(parts)
+
+
+def embed_items(split: protocol.Split, towers: two_tower.Towers, lake: datasets.Lake) -> NDArray[np.float32]:
+    """[items, dim], with the statistics of the last day."""
+    items = protocol.items(split)
+    columns = {name: items[name].tolist() for name in ("item_id", "title", "category", "brand", "tags", "price")}
+    return towers.items(
+        transforms.item_tower_inputs(
+            **columns,
+            created=items["created_at"].astype(np.int64).to_numpy() / 1e6,
+            stats=corpus.known_stats(lake, split.day, tuple(items["item_id"]))[vocabulary.FIRST :],
+            now=datasets.end_of(split.day).timestamp(),
+        )
+    )
+
+
+def ease(split: protocol.Split, _: Settings) -> Scores:
+    """Recency-weighted EASE."""
+    seen = interactions(split)
+    weights = baselines.ease(seen, len(split.items))
+    query = [baselines.query(seen, user, len(split.items)) for user in range(len(split.asked))]
+    return lambda rows: np.stack(query[rows]) @ weights
+
+
+def popularity(split: protocol.Split, _: Settings) -> Scores:
+    """What sells now, the same for everybody."""
+    found = baselines.decayed_popularity(interactions(split), len(split.items), half_life=7.0)
+    return lambda rows: np.tile(found, (len(range(*rows.indices(len(split.asked)))), 1))
+
+
+def repeats(split: protocol.Split, _: Settings) -> Scores:
+    """What each user had before, then what sells now."""
+    seen = interactions(split)
+    trend = baselines.decayed_popularity(seen, len(split.items))
+    found = [baselines.repeats(seen, user, trend, None) for user in range(len(split.asked))]
+    return lambda rows: np.stack(found[rows])
+
+
+def interactions(split: protocol.Split) -> baselines.Interactions:
+    """What may be known, asked users first; histories that parameters may not be fitted on are those users' own."""
+    place = {user: row for row, user in enumerate(split.asked)}
+    frame = split.fit if split.window is not None else split.known
+    visit = frame["invoice"].astype(str) if "invoice" in frame else frame["user_id"]
+    who = frame["user_id"].where(frame["user_id"] != "", "\n" + visit)
+    others = {user: row for row, user in enumerate(sorted(set(who) - set(place)), len(place))}
+    visitor = who.map(place | others).to_numpy(np.int64)
+    order = np.argsort(visitor, kind="stable")
+    age = (frame["time"].max() - frame["time"].to_numpy(np.float64)) / protocol.DAY
+    item = split.place.get_indexer(frame["item_id"])
+    return baselines.Interactions(visitor[order], item[order], age[order], np.ones(len(order)))
+
+
+def _tell(epoch: int, told: object) -> None:
+    log.info("epoch %d: %s", epoch, told)
+
+
+MODELS: dict[str, Callable[[protocol.Split, Settings], Scores]] = {
+    "two_tower": two_towers,
+    "ease": ease,
+    "popularity": popularity,
+    "repeats": repeats,
+}
+
+if __name__ == "__main__":
+    main()
