@@ -112,7 +112,7 @@ class GateOperator(StageOperator, BranchMixIn):
     def execute(self, context: Context) -> Any:
         result = super().execute(context)
         verdict = "passed" if result["passed"] else "REFUSED"
-        line = f"{self.stage} {verdict}: {'; '.join(result['reasons'])}"
+        line = ": ".join(filter(None, (f"{self.stage} {verdict}", "; ".join(result["reasons"]))))
         self.log.info(line)
         notes.add(context["dag_run"], line)
         self.do_branch(context, self.passed if result["passed"] else self.refused)

@@ -36,7 +36,7 @@ class Shape:
 
     dim: int = 128
     history_length: int = 100
-    attended: int = 32
+    attended: int = 16
     width: int = 64
     layers: int = 1
     heads: int = 2

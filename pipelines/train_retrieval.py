@@ -40,8 +40,10 @@ class Params(stage.Params):
         None, ge=1, description="passes over the examples; default: by the number of events, 3 to 10"
     )
     dim: int = Field(names.EMBEDDING_DIM, ge=8, le=1024, description="length of the embeddings")
-    batch_size: int | None = Field(None, ge=8, description="examples per step; default: 256, 1024 for large data")
-    learning_rate: float = Field(2e-3, gt=0, description="of Adam at the start; falls along a cosine to 0")
+    batch_size: int | None = Field(None, ge=8, description="examples per step; default: by the items, 256 to 1024")
+    learning_rate: float | None = Field(
+        None, gt=0, description="of Adam at the start, falls along a cosine to 0; default: 0.002 per 256 examples"
+    )
     history_length: int = Field(names.HISTORY_LENGTH, ge=1, le=1000, description="newest events that a tower sees")
     negatives: int | None = Field(
         None, ge=0, description="uniform negatives per step beside the batch's own; 0: all items, default up to 20,000"
@@ -61,6 +63,7 @@ class Recipe:
     """The settled hyperparameters of one training.
 
     Attributes:
+        rate: of learning, at the start.
         chunk: events after which a long visit is cut into another example.
         targets: places for targets in an example.
         horizon: days in which the weight of a target halves.
@@ -70,6 +73,7 @@ class Recipe:
 
     epochs: int
     batch: int
+    rate: float
     negatives: int
     moments: int
     chunk: int
@@ -82,20 +86,31 @@ class Recipe:
 def settle(params: Params, counted: corpus.Census, cutoff: datetime, repeats: bool) -> Recipe:
     """Hyperparameters from the size of the data, where the caller has not decided.
 
-    Epochs: about 1.4 million events in all, so that training time stays level, within 3 to 8. Statistics are
-    looked up about weekly, each moment shared by enough events to fill batches. Targets count half after a
-    twenty-fourth of the span, which is half of what the holdout asks about.
+    Batch: a power of two near a ninth of the items, since each step embeds all items, whatever the batch. Epochs:
+    about 1.4 million events in all, so that training time stays level, within 3 to 8. Statistics are looked up about
+    weekly, each moment shared by enough events to fill batches. Targets count half after a twenty-fourth of the span,
+    which is half of what the holdout asks about.
     """
     items, events = len(counted.words.items), counted.events
     days = (cutoff.timestamp() - counted.first_time) / transforms.SECONDS_PER_DAY
-    batch = params.batch_size or (256 if events < 5_000_000 else 1024)
+    batch = params.batch_size or 1 << int(np.clip(np.log2(max(items, 1) / 9), 8, 10))
+    rate = params.learning_rate or 0.002 * min(batch / 256, 2)
     epochs = params.epochs or int(np.clip(1_400_000 // max(events, 1), 3, 8))
     negatives = params.negatives if params.negatives is not None else (0 if items <= FULL_SOFTMAX else 8192)
     weekly = int(np.clip(days // 7, 1, 52))
     moments = params.moments if params.moments is not None else min(weekly, events // 2_000)
     horizon = float(np.clip(days / 24, 1, 14))
     return Recipe(
-        epochs, batch, negatives, moments, chunk=8, targets=64, horizon=horizon, fade=params.fade, repeats=repeats
+        epochs=epochs,
+        batch=batch,
+        rate=rate,
+        negatives=negatives,
+        moments=moments,
+        chunk=8,
+        targets=64,
+        horizon=horizon,
+        fade=params.fade,
+        repeats=repeats,
     )
 
 
@@ -204,7 +219,7 @@ def fit(
     watched = examples.dataset([kept_out], layout, recipe.batch, None) if enough else None
     data = examples.dataset(folders, layout, recipe.batch, seed)
     steps = examples.batches(folders, layout, recipe.batch)
-    falling = keras.optimizers.schedules.CosineDecay(params.learning_rate, max(steps * recipe.epochs, 1))
+    falling = keras.optimizers.schedules.CosineDecay(recipe.rate, max(steps * recipe.epochs, 1))
     model.compile(keras.optimizers.Adam(falling))
     curve: list[dict[str, float]] = []
 

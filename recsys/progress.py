@@ -14,6 +14,7 @@ from recsys.airflow import Run, TaskState
 
 ICONS = {"success": "[green]✔[/]", "failed": "[red]✘[/]", "running": "[cyan]▶[/]", "skipped": "[dim]–[/]"}
 ICONS |= {"up_for_retry": "[yellow]↻[/]", "upstream_failed": "[red]·[/]", "deferred": "[yellow]?[/]"}
+LONG_QUEUED = 3  # looks; every run is queued for a moment
 ENDS = ("success", "failed", "skipped", "upstream_failed", "removed", "up_for_retry")  # of a task, or of one try
 
 
@@ -31,7 +32,11 @@ def follow(runs: Iterable[Run], console: Console) -> Run:
                 live.update(table(latest))
     else:
         before: dict[str, str] = {}
+        queued = 0
         for latest in runs:
+            queued += latest.state == "queued"
+            if queued == LONG_QUEUED:
+                console.print(f"{latest.dag_id} is queued: another run of it goes first", markup=False, highlight=False)
             for task in latest.tasks:
                 if task.state in ENDS and before.get(task.task_id) != task.state:
                     console.print(line(task), markup=False, highlight=False, soft_wrap=True)

@@ -65,6 +65,13 @@ def test_a_terminal_gets_a_table_and_it_stays_at_the_end() -> None:
     ]
 
 
+def test_who_waits_behind_another_run_is_told_so_once() -> None:
+    text, _ = told([*[run("queued")] * 5, run("success")], terminal=False)
+    assert text.splitlines() == ["daily is queued: another run of it goes first", "daily success"]
+    text, _ = told([run("queued"), run("running"), run("success")], terminal=False)
+    assert text.splitlines() == ["daily success"], "every run is queued for a moment"
+
+
 def test_the_note_of_the_gates_is_shown() -> None:
     text, _ = told([run("success", ("ingest", "success", 1.0), note="recall 0.4 [beats] 0.3")], terminal=False)
     assert "recall 0.4 [beats] 0.3" in text
