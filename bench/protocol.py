@@ -272,7 +272,8 @@ def figures(split: Split, lists: Ints, view: str) -> dict[str, float]:
             wanted = np.setdiff1d(wanted, had)
         if not len(wanted):
             continue
-        hit = np.isin(ranked[:500], wanted)
+        hit = np.zeros(500, bool)
+        hit[: len(ranked)] = np.isin(ranked[:500], wanted)
         one = {f"recall@{k}": hit[:k].sum() / len(wanted) for k in (5, 10, 20, 100, 500)}
         one |= {f"ndcg@{k}": discount[:k] @ hit[:k] / discount[: min(k, len(wanted))].sum() for k in (5, 10, 20)}
         by_user.append(one | {"hr@10": float(hit[:10].any())})

@@ -15,6 +15,7 @@ with DAG(
     schedule=[tasks.INTRADAY_EVENTS],
     catchup=False,
     max_active_runs=1,
+    is_paused_upon_creation=False,  # it does nothing until `intraday`, which a person turns on, has published events
     user_defined_macros=tasks.MACROS,
     doc_md=DOC,
     tags=["recsys"],

@@ -1,0 +1,132 @@
+"""Frozen splits: what may be known of them, and figures that a reader can check by hand."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bench import protocol
+from feature_repo import events
+from recsys import settings
+
+SHARED = settings.REPOSITORY.parent / "shared" / "eval"
+ITEMS = ["a", "b", "c", "d"]
+
+
+def frame(rows: list[tuple[str, str, int]], user: str = "user_id") -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=[user, "item_id", "ts"])
+
+
+@pytest.fixture
+def by_time(tmp_path: Path) -> Path:
+    """Two months; `d` was never seen before the window, and ann comes back."""
+    start = int(pd.Timestamp("2024-03-01", tz="UTC").timestamp())
+    windows = {"valid_window": ["2024-02-01", "2024-03-01"], "test_window": ["2024-03-01", "2024-04-01"]}
+    (tmp_path / "meta.json").write_text(json.dumps(windows))
+    pd.DataFrame({"item_id": ITEMS, "title": [f"Red mug {name}" for name in ITEMS]}).to_parquet(
+        tmp_path / "items.parquet"
+    )
+    frame([("ann", "a", start - 40 * protocol.DAY), ("bob", "b", start - 39 * protocol.DAY)]).to_parquet(
+        tmp_path / "train.parquet"
+    )
+    frame([("ann", "b", start - 5 * protocol.DAY)]).to_parquet(tmp_path / "valid.parquet")
+    frame([("ann", "b", start), ("ann", "c", start), ("ann", "d", start), ("eve", "a", start)]).to_parquet(
+        tmp_path / "test.parquet"
+    )
+    frame([("i1", "c", start - 35 * protocol.DAY)], "invoice").to_parquet(tmp_path / "anon_train.parquet")
+    return tmp_path
+
+
+@pytest.fixture
+def one_out(tmp_path: Path) -> Path:
+    """Histories of which only the order is known."""
+    (tmp_path / "meta.json").write_text("{}")
+    pd.DataFrame({"item_id": ITEMS, "attributes": ["1", "1 2", "2", ""]}).to_parquet(tmp_path / "items.parquet")
+    frame([("ann", "a", 0), ("ann", "b", 1), ("bob", "b", 0)]).to_parquet(tmp_path / "train.parquet")
+    frame([("ann", "c", 2), ("bob", "a", 1)]).to_parquet(tmp_path / "valid.parquet")
+    frame([("ann", "d", 3), ("bob", "c", 2)]).to_parquet(tmp_path / "test.parquet")
+    return tmp_path
+
+
+def test_by_time_all_before_the_window_may_be_known_and_learnt_from(by_time: Path) -> None:
+    split = protocol.load(by_time, "test")
+    assert split.asked == ["ann"], "eve has no history, and bob did not come back"
+    assert sorted(split.fit["item_id"]) == ["a", "b", "b", "c"], "the basket of nobody known counts"
+    assert split.candidates.tolist() == [True, True, True, False]
+    assert split.now()[0] == split.window + protocol.LEAD_SECONDS
+
+
+def test_figures_by_hand(by_time: Path) -> None:
+    split = protocol.load(by_time, "test")
+    scores = np.array([[4.0, 3.0, 2.0, 9.0]])
+    everything = protocol.rank(split, lambda rows: scores[rows], "all")
+    assert everything[0].tolist() == [0, 1, 2, -1], "d was not in the catalogue"
+    found = protocol.figures(split, everything, "all")
+    assert found["recall@5"] == 1.0, "d is no target that anybody could hit"
+    ideal = 1 + 1 / np.log2(3)
+    assert found["ndcg@5"] == pytest.approx((1 / np.log2(3) + 1 / np.log2(4)) / ideal)
+    new = protocol.rank(split, lambda rows: scores[rows], "new")
+    assert new[0].tolist() == [2, -1, -1, -1], "a and b were bought before"
+    assert protocol.figures(split, new, "new")["ndcg@5"] == 1.0
+
+
+def test_one_left_out_learns_from_train_alone_and_knows_the_event_before(one_out: Path) -> None:
+    split = protocol.load(one_out, "test")
+    assert sorted(split.fit["item_id"]) == ["a", "b", "b"]
+    histories = dict(zip(split.asked, (h["item_id"].tolist() for h in split.histories()), strict=True))
+    assert histories == {"ann": ["a", "b", "c"], "bob": ["b", "a"]}
+    assert split.views == ("new",)
+
+
+def test_histories_without_times_end_on_the_same_day(one_out: Path) -> None:
+    split = protocol.load(one_out, "valid")
+    ends = split.fit.groupby("user_id")["time"].max()
+    assert ends["ann"] == ends["bob"] == protocol.EPOCH_OF_PLACES
+    assert np.diff(split.fit[split.fit["user_id"] == "ann"]["time"]).tolist() == [protocol.DAY]
+    assert (split.now() == protocol.EPOCH_OF_PLACES + protocol.DAY).all(), "a day after the last one known"
+
+
+@pytest.mark.parametrize("kind", ["by_time", "one_out"])
+def test_the_canonical_tables_have_the_columns_of_the_schema(kind: str, request: pytest.FixtureRequest) -> None:
+    split = protocol.load(request.getfixturevalue(kind), "test")
+    for table, made in (
+        (events.EVENTS, protocol.events(split)),
+        (events.ITEMS, protocol.items(split)),
+        (events.USERS, protocol.users(split)),
+    ):
+        table.check_columns(list(made.columns) + [c.name for c in table.columns if not c.required])
+    assert protocol.events(split)["event_id"].is_unique
+
+
+def test_a_missing_file_is_named(by_time: Path) -> None:
+    (by_time / "valid.parquet").unlink()
+    with pytest.raises(FileNotFoundError, match=r"valid\.parquet"):
+        protocol.load(by_time, "test")
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="needs the frozen splits in ../shared/eval")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it leaves its meta.json open
+@pytest.mark.parametrize("name", ["ml100k", "online_retail"])
+def test_figures_agree_with_the_reference_implementation(name: str) -> None:
+    spec = importlib.util.spec_from_file_location("recoeval", SHARED / "recoeval.py")
+    assert spec is not None
+    assert spec.loader is not None
+    recoeval = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(recoeval)
+    split = protocol.load(SHARED / "splits" / name, "valid")
+    theirs = recoeval.load(name)
+    popular = split.fit["item_id"].value_counts().reindex(split.items["item_id"]).fillna(0).to_numpy()
+    for view in theirs.views:
+        ours = "new" if view == "loo" else view
+        lists = protocol.rank(split, lambda rows: np.tile(popular, (len(split.asked[rows]), 1)), ours)
+        found = protocol.figures(split, lists, ours)
+        score = popular.astype(np.float32)
+        expected = recoeval.evaluate(theirs, "valid", lambda users, score=score: np.tile(score, (len(users), 1)), view)[
+            view
+        ]
+        assert found["users"] == expected["users"]
+        for figure in ("Recall@100", "NDCG@10" if name == "ml100k" else "NDCG@20"):
+            assert found[figure.lower()] == pytest.approx(expected[figure], abs=1e-6)
