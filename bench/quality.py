@@ -15,21 +15,21 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench import figures, protocol
 from feature_repo import transforms
-from models import two_tower, vocabulary
-from pipelines import baselines, corpus, datasets, stage, train_retrieval
+from pipelines import baselines, datasets, stage
 from pipelines.datasets import RunId
 from recsys import settings as configuration
 from recsys.settings import Settings, Storage
 
 SPLITS = configuration.REPOSITORY.parent / "shared" / "eval" / "splits"
 RUN = RunId("bench")
-NEXT_FADE = 4.0
+NEXT_FADE = 4.0  # events after which a target counts half where the next event is asked for
 SHOWN = {
     "all": ("recall@20", "recall@100", "recall@500", "ndcg@20"),
     "new": ("recall@5", "recall@10", "recall@20", "recall@100", "recall@500", "ndcg@5", "ndcg@10", "ndcg@20", "hr@10"),
@@ -53,7 +53,7 @@ def main() -> None:
     named = Path(options.dataset)
     split = protocol.load(named if named.is_dir() else options.splits / options.dataset, options.part)
     with tempfile.TemporaryDirectory() as scratch:
-        settings = Settings(storage=Storage(root=str(options.root or scratch)))
+        settings = configuration.load().model_copy(update={"storage": Storage(root=str(options.root or scratch))})
         started = time.monotonic()
         scores = MODELS[options.model](split, settings)
         seconds = time.monotonic() - started
@@ -70,8 +70,11 @@ def main() -> None:
 
 def two_towers(split: protocol.Split, settings: Settings) -> Scores:
     """Both towers, trained and asked as in production: one query vector, one vector an item, inner product."""
+    from models import two_tower, vocabulary  # TensorFlow, which the peers do without
+    from pipelines import corpus, train_retrieval
+
     lake = prepared(split, settings)
-    # One left out is the very next event; a window asks for whatever the weeks bring.
+    # One left out is the very next event, as far as ties in time let one tell; a window asks for what the weeks bring.
     params = train_retrieval.Params(day=split.day, run=RUN, **({"fade": NEXT_FADE} if split.window is None else {}))
     repeats = bool(stage.result_of(settings, RUN, "features")["allow_repeats"])
     with tempfile.TemporaryDirectory() as folder:
@@ -82,7 +85,8 @@ def two_towers(split: protocol.Split, settings: Settings) -> Scores:
         two_tower.save(trained.model, counted.words, Path(folder))
         towers = two_tower.Towers.load(Path(folder))
         users = embed_users(split, towers, params.history_length)
-        items = embed_items(split, towers, lake)
+        stats = corpus.known_stats(lake, split.day, tuple(split.items["item_id"]))[vocabulary.FIRST :]
+        items = embed_items(split, towers, stats)
     return lambda rows: users[rows] @ items.T
 
 
@@ -107,11 +111,14 @@ def prepared(split: protocol.Split, settings: Settings) -> datasets.Lake:
     return lake
 
 
-def embed_users(split: protocol.Split, towers: two_tower.Towers, length: int) -> NDArray[np.float32]:
+def embed_users(split: protocol.Split, towers: Any, length: int) -> NDArray[np.float32]:
     """[asked, dim]."""
     histories, now = split.histories(), split.now()
     profiles = protocol.users(split).set_index("user_id").reindex(split.asked)
-    told = {name: list(profiles[name]) if name in profiles else [None] * len(now) for name in ("region", "age_group")}
+    told = {
+        name: [value if isinstance(value, str) else None for value in profiles.get(name, [None] * len(now))]
+        for name in ("region", "age_group")
+    }
     parts = []
     for start in range(0, len(now), 512):
         rows = slice(start, start + 512)
@@ -129,15 +136,15 @@ def embed_users(split: protocol.Split, towers: two_tower.Towers, length: int) ->
     return np.concatenate(parts)
 
 
-def embed_items(split: protocol.Split, towers: two_tower.Towers, lake: datasets.Lake) -> NDArray[np.float32]:
-    """[items, dim], with the statistics of the last day."""
+def embed_items(split: protocol.Split, towers: Any, stats: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[items, dim], with statistics [items, S] of the last day."""
     items = protocol.items(split)
     columns = {name: items[name].tolist() for name in ("item_id", "title", "category", "brand", "tags", "price")}
     return towers.items(
         transforms.item_tower_inputs(
             **columns,
             created=items["created_at"].astype(np.int64).to_numpy() / 1e6,
-            stats=corpus.known_stats(lake, split.day, tuple(items["item_id"]))[vocabulary.FIRST :],
+            stats=stats,
             now=datasets.end_of(split.day).timestamp(),
         )
     )
