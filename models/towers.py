@@ -102,7 +102,6 @@ class ItemTower(keras.layers.Layer):  # type: ignore[misc]
         self._hidden = dense(shape.dim, activation="gelu")
         self._content = dense(shape.dim)
         self._trend = [dense(64, activation="gelu"), dense(shape.dim, kernel_initializer="zeros")]
-        self._demand = dense(1, kernel_initializer=keras.initializers.Constant(0.3 / stats))
         self._ids = sizes["items"]
         self._stats = stats
 
@@ -110,8 +109,6 @@ class ItemTower(keras.layers.Layer):  # type: ignore[misc]
         self.id_embedding = self.add_weight("id_embedding", (self._ids, self._shape.dim), initializer="zeros")
         self.stats_mean = self.add_weight("stats_mean", (self._stats,), initializer="zeros", trainable=False)
         self.stats_scale = self.add_weight("stats_scale", (self._stats,), initializer="ones", trainable=False)
-        axis = keras.initializers.Constant(np.eye(self._shape.dim)[0])
-        self.demand_axis = self.add_weight("demand_axis", (self._shape.dim,), initializer=axis)
         self.price_mean = self.add_weight("price_mean", (), initializer="zeros", trainable=False)
         self.price_scale = self.add_weight("price_scale", (), initializer="ones", trainable=False)
         self.built = True
@@ -137,10 +134,9 @@ class ItemTower(keras.layers.Layer):  # type: ignore[misc]
         normal = tf.clip_by_value((squash(stats) - self.stats_mean) * self.stats_scale, -4.0, 4.0)
         age = tf.one_hot(history.age_bucket(age_days), history.AGE_BUCKETS)
         trend = tf.concat([normal, age], axis=1)
-        demand = self._demand(normal)
         for layer in self._trend:
             trend = layer(trend)
-        return unit(base + trend + demand * self.demand_axis)
+        return unit(base + trend)
 
 
 def squash(stats: tf.Tensor) -> tf.Tensor:
@@ -169,7 +165,6 @@ class UserTower(keras.layers.Layer):  # type: ignore[misc]
     def build(self, _: object) -> None:
         scales, dim = len(self._shape.scales), self._shape.dim
         initial = np.concatenate([np.eye(dim)] * scales) / scales
-        self.demand = self.add_weight("demand", (dim,), initializer=keras.initializers.Constant(np.eye(dim)[0]))
         self.project = self.add_weight("project", initial.shape, initializer=keras.initializers.Constant(initial))
 
     def call(self, request: Tensors, base: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -190,7 +185,7 @@ class UserTower(keras.layers.Layer):  # type: ignore[misc]
         query = tf.matmul(scales, self.project) + self._sequence(sequence)
         for layer in self._profile:
             facts = layer(facts)
-        query = self._dropout(query, training=training) + facts + self.demand
+        query = self._dropout(query, training=training) + facts
         wide, narrow = self._mix
         return unit(query + narrow(wide(unit(query))))
 

@@ -157,7 +157,8 @@ def records(sequences: Sequences, plan: Plan, random: np.random.Generator) -> di
         "weekday": ((days + transforms.EPOCH_WEEKDAY) % 7).astype(np.int64),
         "moment": np.searchsorted(plan.moments, now, side="right") - 1,
         "hour": now / 3600.0 - days * 24.0,
-        "importance": np.sqrt(real.sum(axis=1)),  # a basket says more than a single item, but not as much more
+        # A basket says more than a single item, but not as much more.
+        "importance": np.sqrt((real * np.exp2(-later)).sum(axis=1)),
         "valid": sequences.validates[owner] & (now >= plan.validate_from),
     }
 

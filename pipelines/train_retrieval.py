@@ -89,7 +89,7 @@ def settle(params: Params, counted: corpus.Census, cutoff: datetime, repeats: bo
     Batch: a power of two near a ninth of the items, since each step embeds all items, whatever the batch. Epochs:
     about 1.4 million events in all, so that training time stays level, within 3 to 8. Statistics are looked up about
     weekly, each moment shared by enough events to fill batches. Targets count half after a twenty-fourth of the span,
-    which is half of what the holdout asks about.
+    which is half of what the holdout asks about; a visit is cut no more seldom than targets count half.
     """
     items, events = len(counted.words.items), counted.events
     days = (cutoff.timestamp() - counted.first_time) / transforms.SECONDS_PER_DAY
@@ -106,7 +106,7 @@ def settle(params: Params, counted: corpus.Census, cutoff: datetime, repeats: bo
         rate=rate,
         negatives=negatives,
         moments=moments,
-        chunk=8,
+        chunk=int(np.clip(params.fade, 1, 8)),
         targets=64,
         horizon=horizon,
         fade=params.fade,
