@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure  # without pyplot: no display, no global state
 
 BLUE, GREY, RED = "#1f5fa8", "#8a8f98", "#c0392b"
-BASELINES = ("#e08e2b", "#6f9e4c", "#8e6bb0", "#4aa3a2", "#b5657a")
+BASELINES = ("#e08e2b", "#6f9e4c", "#8e6bb0", "#4aa3a2", "#b5657a", "#7a5c3e")
 
 
 def _axes(title: str, size: tuple[float, float] = (7.5, 4.5)) -> tuple[Figure, Any]:
@@ -61,7 +61,9 @@ def recall_curves(
             error = np.array([errors[length] for length in curve])
             axes.fill_between(lengths, values - error, values + error, color=BLUE, alpha=0.15, linewidth=0)
         style = (
-            {"color": BLUE, "linewidth": 2.6, "zorder": 5} if number == 0 else {"color": BASELINES[(number - 1) % 5]}
+            {"color": BLUE, "linewidth": 2.6, "zorder": 5}
+            if number == 0
+            else {"color": BASELINES[(number - 1) % len(BASELINES)]}
         )
         axes.plot(lengths, values, marker="o", markersize=4, label=name, **style)
     axes.set_xscale("log")
@@ -88,7 +90,7 @@ def slice_bars(path: Path, title: str, groups: Mapping[str, Mapping[str, float]]
     for number, (name, values) in enumerate(groups.items()):
         place = np.arange(len(slices)) + (number - (len(groups) - 1) / 2) * height
         found = [values.get(slice_, 0.0) for slice_ in slices]
-        colour = BLUE if number == 0 else BASELINES[(number - 1) % 5]
+        colour = BLUE if number == 0 else BASELINES[(number - 1) % len(BASELINES)]
         bars = axes.barh(place, found, height * 0.92, color=colour, label=name)
         axes.bar_label(bars, fmt="%.3f", fontsize=7, padding=2)
     axes.set_yticks(np.arange(len(slices)), [f"{name}\n{sizes[name]:,} visitors" for name in slices], fontsize=8)
