@@ -19,6 +19,8 @@ import numpy as np
 
 from bench import figures
 from feature_repo import events, names, transforms
+from feature_repo.neighbours import Neighbours
+from pipelines import item_neighbours
 from recsys import settings
 
 CANDIDATES = 500
@@ -77,15 +79,23 @@ def measure(name: str, call: Callable[[], object], repeats: int, limit: float, *
         figures.report(f"ranker.{name}_{percentile}", value, "ms", limit=limit, **facts)
 
 
+def neighbours(item_ids: list[str], rng: np.random.Generator) -> Neighbours:
+    """As many per item as training keeps, anywhere in the catalogue."""
+    shape = len(item_ids), item_neighbours.KEPT
+    other = rng.integers(0, len(item_ids), shape).astype(np.int32)
+    return Neighbours(np.array(item_ids), other, rng.uniform(0, 0.1, shape).astype(np.float32))
+
+
 def untrained(inputs: dict[str, Any], folder: Path) -> Path:
     """A ranker of the default shape that has learnt nothing."""
     from models import ranker
 
     strings = {name: inputs[name] for name in ranker.STRINGS}
     slots = ranker.Slots.learn(np.full(CANDIDATES, -1, np.int32), np.zeros(CANDIDATES, np.float32))
+    start = ranker.Start(transforms.RANKING_FEATURES.index("retrieval_score"), slope=1.0, shift=-4.0, usual=0.0)
     shape = ranker.Shape()
     words = ranker.Words(ranker.vocabulary(strings, floor=1))
-    model = ranker.Ranker(shape, ranker.Scaling.learn(inputs["numeric"], shape.pieces), words, slots)
+    model = ranker.Ranker(shape, ranker.Scaling.learn(inputs["numeric"], shape.pieces), words, slots, start)
     ranker.Served(model, np.tile([1.0, 0.0], (3, 1))).save(folder / "model", inputs["numeric"].shape[1])
     return folder
 
@@ -98,7 +108,8 @@ def main() -> None:
     options = parser.parse_args()
     rng = np.random.default_rng(7)
     started = time.perf_counter()
-    items = transforms.item_matrix(catalogue(options.items, rng))
+    columns = catalogue(options.items, rng)
+    items = transforms.item_matrix(columns, neighbours(columns["item_id"], rng))
     figures.report(
         "ranker.item_matrix", time.perf_counter() - started, "s", limit=MATRIX_LIMIT_SECONDS, items=len(items)
     )

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_repo import events, names
+from feature_repo.neighbours import NOBODY, Links, Neighbours
 from feature_repo.ranking_table import ITEM
 
 Floats = NDArray[np.float64]
@@ -38,6 +39,7 @@ class ItemMatrix:
         static: [items + 1, block "item"] float32, the features that do not depend on the request.
         log_price: [items + 1] float64, NaN where unknown.
         created, last_event, stats_time: [items + 1] float64 epoch seconds, NaN where unknown.
+        links: which items go with which, by row.
         region_of, allowed, named: code of a region; [regions + 1, items + 1] bool: may be shown there, names it.
             The last row is for regions that no item names.
     """
@@ -54,6 +56,7 @@ class ItemMatrix:
     created: Floats
     last_event: Floats
     stats_time: Floats
+    links: Links
     region_of: Mapping[str, int]
     allowed: NDArray[np.bool_]
     named: NDArray[np.bool_]
@@ -67,12 +70,13 @@ class ItemMatrix:
         return np.fromiter((row_of.get(item_id, -1) for item_id in item_ids), np.int64)
 
 
-def item_matrix(columns: Mapping[str, Column]) -> ItemMatrix:
+def item_matrix(columns: Mapping[str, Column], neighbours: Neighbours = NOBODY) -> ItemMatrix:
     """Build the matrix from `ITEM_COLUMNS`.
 
     Args:
         columns: equally long columns, such as `{name: catalogue.column(name) for name in ITEM_COLUMNS}`; times are
             numpy or Python times in UTC, or epoch seconds. None and NaN mean unknown, 0 does for times.
+        neighbours: of these items, or of others among which they are.
 
     Raises:
         ValueError: a column is missing, or an item id comes twice.
@@ -109,6 +113,7 @@ def item_matrix(columns: Mapping[str, Column]) -> ItemMatrix:
         created=epoch(columns["created_at"]),
         last_event=epoch(columns["item_last_event_time"]),
         stats_time=epoch(columns["stats_time"]),
+        links=neighbours.among(row_of),
         region_of=regions,
         allowed=allowed,
         named=named,

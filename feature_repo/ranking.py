@@ -7,7 +7,7 @@ agree. Names and meanings are in `feature_repo.ranking_table`, one block of colu
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from feature_repo import events, names
 from feature_repo.item_matrix import Floats, Ints, ItemMatrix
-from feature_repo.ranking_table import BLOCKS, HALF_LIVES_DAYS, RANKING_FEATURES, SCOPES
+from feature_repo.ranking_table import BLOCKS, HALF_LIVES_DAYS, HALF_LIVES_EVENTS, RANKING_FEATURES, SCOPES
 
 DAY = 86_400.0
 EPOCH_WEEKDAY = 3  # 1970-01-01 was a Thursday; Monday is 0
@@ -319,6 +319,31 @@ def _affinity(m: _Moments) -> Floats:
     )
 
 
+def _neighbours(m: _Moments) -> Floats:
+    past, links, rows = m.histories, m.items.links, len(m.items) + 1
+    bounds = np.searchsorted(past.request, np.arange(len(m.requests) + 1))
+    found = np.zeros((len(m.candidates), len(HALF_LIVES_EVENTS) + 1))
+    # Candidates of one request lie anywhere, usually together.
+    order = np.argsort(m.candidates.request, kind="stable")
+    wanted = np.searchsorted(m.candidates.request[order], np.arange(len(m.requests) + 1))
+    for request, (first, last) in enumerate(pairwise(bounds)):
+        mine = order[wanted[request] : wanted[request + 1]]
+        if first == last or len(mine) == 0:
+            continue
+        item = past.item[first:last][::-1]  # the latest first
+        other, weight = links.other[item], links.weight[item].astype(np.float64)
+        decay = np.exp2(-np.arange(len(item)) / np.array(HALF_LIVES_EVENTS)[:, None])
+        asked = m.candidates.item[mine]
+        for column, factor in enumerate(decay):
+            summed = np.bincount(other.ravel(), (weight * factor[:, None]).ravel(), rows)
+            found[mine, column] = summed[asked]
+        best = np.zeros(rows)
+        np.maximum.at(best, other.ravel(), weight.ravel())
+        found[mine, -1] = best[asked]
+    found[m.candidates.item < 0] = 0.0
+    return found
+
+
 _COMPUTE: Mapping[str, Callable[[_Moments], NDArray[Any]]] = {
     "item": _item,
     "freshness": _freshness,
@@ -328,6 +353,7 @@ _COMPUTE: Mapping[str, Callable[[_Moments], NDArray[Any]]] = {
     "touch": _touch,
     "repeat": _repeat,
     "affinity": _affinity,
+    "neighbours": _neighbours,
 }
 
 

@@ -5,11 +5,13 @@ and quantiles belong to the SavedModel. Add a feature at the end of its block, a
 function; a released ranker names the features it was trained with and refuses others.
 """
 
+import math
 from collections.abc import Mapping
 
 from feature_repo import names
 
 HALF_LIVES_DAYS = (1.0, 7.0, 30.0)
+HALF_LIVES_EVENTS = (4.0, 20.0, math.inf)
 SCOPES = ("item", "category", "top_category", "brand")
 
 ITEM: Mapping[str, str] = {
@@ -84,6 +86,12 @@ AFFINITY: Mapping[str, str] = {
     "region_named": "1 where the item names that region itself, instead of being for everywhere",
     "region_away": "1 where the request comes from another region than the profile's",
 }
+NEIGHBOURS: Mapping[str, str] = {
+    "neighbours_recent": "weights by which the history's items have this one as a neighbour, half-life 4 events",
+    "neighbours_decayed": "the same, half-life 20 events",
+    "neighbours_all": "the same, every event of the history alike",
+    "neighbours_best": "the largest of the weights",
+}
 BLOCKS: Mapping[str, Mapping[str, str]] = {
     "item": ITEM,
     "freshness": FRESHNESS,
@@ -93,6 +101,7 @@ BLOCKS: Mapping[str, Mapping[str, str]] = {
     "touch": TOUCH,
     "repeat": REPEAT,
     "affinity": AFFINITY,
+    "neighbours": NEIGHBOURS,
 }
 RANKING_DOCS: Mapping[str, str] = {name: doc for block in BLOCKS.values() for name, doc in block.items()}
 RANKING_FEATURES: tuple[str, ...] = tuple(RANKING_DOCS)

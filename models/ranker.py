@@ -5,6 +5,9 @@ cut into quantile pieces (Gorishniy et al., "On embeddings for numerical feature
 network draw the steps that make trees strong on tables. The heads are a chain, each conditional on the one before
 and trained over all rows (ESMM, Ma et al., SIGIR 2018), so purchase ≤ cart ≤ click always holds.
 
+Before the first step the click logit is retrieval's score, brought to the odds of a click, and nothing else: the
+network learns what retrieval does not know, which few requests are enough to begin with.
+
 Position enters the click logit by a shallow tower of its own (Zhao et al., "Recommending what video to watch
 next", RecSys 2019) in training only: the served graph has no such input.
 """
@@ -95,6 +98,28 @@ class Slots:
         return Slots((count / max(count.sum(), 1.0)).astype(np.float32), odds.astype(np.float32))
 
 
+@dataclass(frozen=True)
+class Start:
+    """The click logit before training: `slope` times retrieval's score, plus `shift`.
+
+    Attributes:
+        column: of `numeric`, the score; 0 there is no score, and counts as `usual`.
+    """
+
+    column: int
+    slope: float
+    shift: float
+    usual: float
+
+    @staticmethod
+    def learn(column: int, score: NDArray[Any], clicked: NDArray[Any], log_rate: NDArray[Any]) -> "Start":
+        """From training rows [n]: the logistic regression of clicks on the score. Scores of the towers are log odds up
+        to a constant, so the slope is drawn to 1."""
+        usual = float(score.mean())
+        slope, shift = _platt(score.astype(np.float64) - usual, clicked, -log_rate)
+        return Start(column, float(slope), float(shift - slope * usual), usual)
+
+
 class Numbers(keras.layers.Layer):  # type: ignore[misc]
     """Numbers [n, F] → standardised [n, F], cut at ±4, and their quantile pieces [n, F * pieces] in 0..1."""
 
@@ -150,9 +175,10 @@ class Ranker(tfrs.Model):  # type: ignore[misc]
         scaling: learnt from the training rows.
         words: the vocabularies.
         slots: what the training impressions say about places in a list.
+        start: what the training rows say about retrieval's score.
     """
 
-    def __init__(self, shape: Shape, scaling: Scaling, words: Words, slots: Slots) -> None:
+    def __init__(self, shape: Shape, scaling: Scaling, words: Words, slots: Slots, start: Start) -> None:
         super().__init__()
         self._shape, self.words = shape, words
         self._numbers = Numbers(scaling)
@@ -160,9 +186,15 @@ class Ranker(tfrs.Model):  # type: ignore[misc]
         self._crosses = [tfrs.layers.dcn.Cross(projection_dim=shape.rank) for _ in range(shape.crosses)]
         self._deep = [keras.layers.Dense(width, activation="gelu") for width in shape.deep]
         self._dropout = keras.layers.Dropout(shape.dropout)
-        self._heads = [(keras.layers.Dense(shape.head, activation="gelu"), keras.layers.Dense(1)) for _ in HEADS]
-        start = keras.initializers.Constant(slots.start)
-        self._bias = self.add_weight("position_bias", (POSITIONS,), initializer=start)
+        self._heads = [
+            (keras.layers.Dense(shape.head, activation="gelu"), keras.layers.Dense(1, kernel_initializer="zeros"))
+            for _ in HEADS
+        ]
+        self._score = start.column, start.usual
+        line = keras.initializers.Constant([start.slope, start.shift])
+        self._line = self.add_weight("line", (2,), initializer=line)
+        places = keras.initializers.Constant(slots.start)
+        self._bias = self.add_weight("position_bias", (POSITIONS,), initializer=places)
         self._shown = tf.constant(slots.share)
         self.average = keras.metrics.Mean(name="average_loss")
         self._gain = tf.constant([BLEND[head] for head in HEADS])
@@ -181,7 +213,14 @@ class Ranker(tfrs.Model):  # type: ignore[misc]
         for layer in self._deep:
             deep = self._dropout(layer(deep), training=training)
         trunk = tf.concat([self._dropout(crossed, training=training), deep], axis=1)
-        return tf.concat([last(hidden(trunk)) for hidden, last in self._heads], axis=1)
+        logits = tf.concat([last(hidden(trunk)) for hidden, last in self._heads], axis=1)
+        return logits + tf.pad(self._known(batch["numeric"])[:, None], [[0, 0], [0, len(HEADS) - 1]])
+
+    def _known(self, numeric: tf.Tensor) -> tf.Tensor:
+        """[n] the click logit that retrieval's score alone gives."""
+        column, usual = self._score
+        score = numeric[:, column]
+        return self._line[0] * tf.where(score == 0.0, usual, score) + self._line[1]
 
     def get_config(self) -> dict[str, Any]:
         """Nothing: a ranker is built by its training and kept as a SavedModel, never rebuilt by Keras."""

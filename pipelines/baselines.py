@@ -71,10 +71,7 @@ def ease(seen: Interactions, items: int, strength: float = EASE_STRENGTH) -> NDA
     The closed form of a linear autoencoder that may not copy its input (Steck, "Embarrassingly shallow autoencoders
     for sparse data", WWW 2019). Takes 4 * items² bytes and items³ multiplications.
     """
-    pairs = np.unique(np.stack([seen.visitor, seen.item]), axis=1)
-    had = scipy.sparse.csr_matrix(
-        (np.ones(pairs.shape[1], np.float32), (pairs[0], pairs[1])), shape=(int(pairs[0].max(initial=0)) + 1, items)
-    )
+    had = incidence(seen, items)
     gram = (had.T @ had).toarray()
     gram[np.diag_indices(items)] += strength
     lower = scipy.linalg.cholesky(gram, lower=True, overwrite_a=True, check_finite=False)
@@ -83,6 +80,14 @@ def ease(seen: Interactions, items: int, strength: float = EASE_STRENGTH) -> NDA
     weights: NDArray[np.float32] = -inverse / inverse.diagonal()
     weights[np.diag_indices(items)] = 0.0
     return weights
+
+
+def incidence(seen: Interactions, items: int) -> scipy.sparse.csr_matrix:
+    """[visitors, items] 1 where a visitor had an item, however often."""
+    pair = np.unique(seen.visitor * np.int64(items) + seen.item)
+    visitor, item = pair // items, pair % items
+    shape = (int(visitor.max(initial=0)) + 1, items)
+    return scipy.sparse.csr_matrix((np.ones(len(pair), np.float32), (visitor, item)), shape=shape)
 
 
 def query(seen: Interactions, visitor: int, items: int) -> NDArray[np.float32]:

@@ -4,7 +4,7 @@ Every user with a positive event in the holdout is asked about once, at the time
 the moment at which production would have been asked. History and statistics are those before the cutoff.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -90,8 +90,8 @@ def load(lake: Lake, day: date, split: Split, limit: int, seed: int) -> Trial:
     if len(asked) > limit:
         chosen = np.sort(np.random.default_rng(seed).permutation(len(asked))[:limit])
         asked = [asked[row] for row in chosen]
-    interactions = _interactions(lake, day, {user["id"]: row for row, user in enumerate(asked)}, row_of, cutoff)
-    popular = baselines.popularity(interactions, len(ids))
+    found = interactions(lake, day, row_of, cutoff, {user["id"]: row for row, user in enumerate(asked)})
+    popular = baselines.popularity(found, len(ids))
     truth = recall.Truth(
         seen=[_rows(user["items"], row_of) for user in asked],
         targets=[user["targets"] for user in asked],
@@ -109,7 +109,7 @@ def load(lake: Lake, day: date, split: Split, limit: int, seed: int) -> Trial:
             "preferences": [stated.get(user["id"]) for user in asked],
         },
         asked=np.array([user["asked"] for user in asked], np.float64),
-        interactions=interactions,
+        interactions=found,
     )
 
 
@@ -140,11 +140,18 @@ def _rows(items: Iterable[str], row_of: dict[str, int]) -> NDArray[np.int64]:
     return np.array(sorted({row_of[item] for item in items if item in row_of}), np.int64)
 
 
-def _interactions(
-    lake: Lake, day: date, user_row: dict[str, int], row_of: dict[str, int], cutoff: float
+def interactions(
+    lake: Lake, day: date, row_of: Mapping[str, int], cutoff: float, user_row: Mapping[str, int] | None = None
 ) -> baselines.Interactions:
-    """All positive events before the cutoff; visitors outside the trial have the rows after its users."""
+    """All positive events of a data day before a cutoff.
+
+    Args:
+        row_of: row of an item; others are left out.
+        cutoff: epoch seconds.
+        user_row: rows of visitors that want certain ones, from 0 on; those of others come after.
+    """
     parts: list[tuple[NDArray[Any], ...]] = []
+    user_row = user_row or {}
     others = len(user_row)
     for batch in _batches(lake, day):
         owner = pc.list_parent_indices(batch.column("items")).to_numpy()

@@ -24,9 +24,11 @@ from feast import FeatureStore
 from numpy.typing import NDArray
 
 from feature_repo import names, store, transforms
+from feature_repo.neighbours import NOBODY, Neighbours
 from models import ranker
 from pipelines import datasets, embedding
 from pipelines.datasets import Lake
+from pipelines.past import Past
 from pipelines.ranking_requests import Judged
 
 HISTORY = ("history_items", "history_events", "history_times")
@@ -125,7 +127,8 @@ class Plan:
 class Shelf:
     """The catalogue of a data day as it was known at earlier moments."""
 
-    def __init__(self, lake: Lake, day: date, towers: embedding.Towers) -> None:
+    def __init__(self, lake: Lake, day: date, towers: embedding.Towers, neighbours: Neighbours = NOBODY) -> None:
+        self._neighbours = neighbours
         self._items = embedding.catalogue(lake, day)
         self._towers = towers
         self._created = transforms.item_matrix({**self._columns(self._items)}).created[:-1]
@@ -150,18 +153,18 @@ class Shelf:
             values = pa.array(newest[name].fillna(0).to_numpy()).cast(kind, safe=False)
             items = items.set_column(items.schema.get_field_index(name), name, values)
         vectors = embedding.embed_items(self._towers, items, datetime.fromtimestamp(moment, UTC))
-        return transforms.item_matrix(self._columns(items)), vectors
+        return transforms.item_matrix(self._columns(items), self._neighbours), vectors
 
     def there(self, now: Floats) -> NDArray[np.bool_]:
         """[requests, items] whether an item was in the catalogue at the time of a request."""
         return ~(self._created[None, :] >= now[:, None])
 
 
-def users_at(features: FeatureStore, requests: pd.DataFrame) -> dict[str, list[Any]]:
-    """What Feast knew of each request's user at its time: columns of `transforms.Requests.users`.
+def users_at(features: FeatureStore, requests: pd.DataFrame, past: Past | None = None) -> dict[str, list[Any]]:
+    """What was known of each request's user at its time: columns of `transforms.Requests.users`.
 
-    The same service as the predictor's, joined point in time. An anonymous visitor has the history of the session
-    alone.
+    From Feast by the same service as the predictor's, joined point in time. An anonymous visitor has the history of
+    the session alone. With `past`, a history goes on from midnight, where Feast's ends, up to the request.
     """
     when = pd.to_datetime((requests["time"] * 1e6).astype(np.int64), unit="us", utc=True)
     asked = pd.DataFrame({"user_id": requests["user_id"], "event_timestamp": when})
@@ -172,7 +175,24 @@ def users_at(features: FeatureStore, requests: pd.DataFrame) -> dict[str, list[A
         for name, values in store.historical(features, "session_v1", "session_id", visits).items():
             for row, value in zip(anonymous, values, strict=True):
                 found[name][row] = value
+    if past is not None:
+        _go_on(found, requests, past)
     return found
+
+
+def _go_on(found: dict[str, list[Any]], requests: pd.DataFrame, past: Past) -> None:
+    """Append what each visitor did between midnight and the request to its history."""
+    now = requests["time"].to_numpy()
+    midnight = now // transforms.SECONDS_PER_DAY * transforms.SECONDS_PER_DAY
+    for row, visitor in enumerate(_visitors(requests)):
+        today = past.between(visitor, midnight[row], now[row])
+        for name, values in zip(HISTORY, (today.items, today.events, today.times), strict=True):
+            found[name][row] = [*found[name][row], *values.tolist()][-names.HISTORY_LENGTH :]
+
+
+def _visitors(requests: pd.DataFrame) -> NDArray[np.object_]:
+    """[requests] whose past it is: the user's, or the session's where nobody is known."""
+    return np.where(requests["user_id"] != "", requests["user_id"], requests["session_id"])
 
 
 def build(
@@ -182,7 +202,7 @@ def build(
     towers: embedding.Towers,
     history_length: int,
     plan: Plan,
-    seen: Mapping[str, tuple[NDArray[Any], NDArray[Any]]] | None = None,
+    past: Past | None = None,
 ) -> Examples:
     """Rows, features and labels of requests.
 
@@ -192,7 +212,7 @@ def build(
         shelf: the items.
         towers: of the run. history_length: what its user tower was trained with.
         plan: which candidates are kept.
-        seen: per user, items and times of all past events; needed where `plan.allow_repeats` is False.
+        past: of the visitors; needed where `plan.allow_repeats` is False.
     """
     queries = _queries(judged.requests, users, towers, history_length)
     parts: list[dict[str, Any]] = []
@@ -202,7 +222,7 @@ def build(
         today = np.flatnonzero(midnight == moment)
         for start in range(0, len(today), BLOCK):
             block = today[start : start + BLOCK]
-            allowed = _allowed(judged.requests.iloc[block], matrix, shelf, None if plan.allow_repeats else seen or {})
+            allowed = _allowed(judged.requests.iloc[block], matrix, shelf, None if plan.allow_repeats else past)
             top, scores = _retrieve(queries[block], vectors, allowed, plan.candidates)
             rows = _rows(judged, block, matrix, top, scores, plan)
             parts.append(rows | _inputs(judged.requests, users, block, rows, matrix))
@@ -234,17 +254,16 @@ def _allowed(
     requests: pd.DataFrame,
     matrix: transforms.ItemMatrix,
     shelf: Shelf,
-    seen: Mapping[str, tuple[NDArray[Any], NDArray[Any]]] | None,
+    past: Past | None,
 ) -> NDArray[np.bool_]:
     """[requests, items] what may be recommended: there, legal in the region, and new to the visitor if it must be."""
     allowed = shelf.there(requests["time"].to_numpy())
-    asked = zip(requests["user_id"], requests["region"], requests["time"], strict=True)
-    for row, (user_id, region, now) in enumerate(asked):
+    asked = zip(_visitors(requests), requests["region"], requests["time"], strict=True)
+    for row, (visitor, region, now) in enumerate(asked):
         if region:
             allowed[row] &= matrix.allowed[matrix.region_of.get(region, -1), :-1]
-        if seen is not None and user_id in seen:
-            items, times = seen[user_id]
-            had = matrix.rows(items[times < now])
+        if past is not None:
+            had = matrix.rows(past.before(visitor, now).items)
             allowed[row, had[had >= 0]] = False
     return allowed
 

@@ -2,7 +2,8 @@
 
 Where the data know what was shown, a request is a shown list: every impression is a row, and its labels are what
 the visitor did with it afterwards. Where they do not (a shop's invoices, a film club's ratings), a request is the
-moment before a visit: its rows are the items of that visit, and `ranking_examples` adds negatives.
+moment before a visit, and in a long one the moment before every page of it: its rows are the items of the visit from
+there on, and `ranking_examples` adds negatives.
 
 Labels nest, as the ranker's heads do: a purchase is wanted and engaged with, too.
 """
@@ -26,7 +27,8 @@ COLUMNS = ["user_id", "session_id", "item_id", "event", "event_time", "surface",
 WANTED = tuple(kind for kind, weight in events.SIGNAL_WEIGHT.items() if weight >= 3.0)
 ATTRIBUTION_SECONDS = 24 * 3600.0
 FEWEST_LISTS = 50  # shown lists with a click below which visits are used instead
-VISIT_LEAD = 1.0  # seconds before the first event of a visit at which it is ranked
+VISIT_LEAD = 0.001  # seconds before the first event of a page at which it is ranked
+PAGE = 8  # items of a visit after which a visitor is asked about again
 
 
 @dataclass(frozen=True)
@@ -102,22 +104,35 @@ def shown_lists(log: pd.DataFrame) -> Judged:
 
 
 def visits(log: pd.DataFrame) -> Judged:
-    """Requests from visits: one second before a visitor's first positive event of a session.
+    """Requests from visits: just before the first positive event, and again after every `PAGE` items of the visit.
 
-    click: any positive event with the item within 24 hours; cart: one that says "wanted"; purchase: bought.
+    What happened at one and the same time, such as the lines of an invoice, is never cut apart. click: any positive
+    event with the item from there on, up to 24 hours after the visit began, unless an earlier page of it had the item;
+    cart: one that says "wanted"; purchase: bought.
     """
     deeds = log[log["event"].isin(events.POSITIVE)].copy()
     deeds["visit"] = deeds["visitor"] + "\n" + deeds["session_id"]
-    start = deeds.groupby("visit")["time"].transform("min")
-    deeds = deeds[deeds["time"] - start <= ATTRIBUTION_SECONDS]
+    deeds = deeds[deeds["time"] - deeds.groupby("visit")["time"].transform("min") <= ATTRIBUTION_SECONDS]
+    deeds["page"] = _pages(deeds)
     deeds["click"] = 1
     deeds["cart"] = deeds["event"].isin(WANTED)
     deeds["purchase"] = deeds["event"] == events.EventType.PURCHASE
-    rows = deeds.groupby(["visit", "item_id"], sort=False)[list(ranker.HEADS)].max().reset_index()
-    rows["position"] = -1
-    asked = deeds.groupby("visit", sort=False)[["user_id", "session_id", "time", "region"]].first()
-    asked = asked.assign(time=asked["time"] - VISIT_LEAD, surface="").sort_values("time", kind="stable")
-    return _judged(asked, rows, rows["visit"], shown=False)
+    how = {"page": "min"} | dict.fromkeys(ranker.HEADS, "max")
+    chosen = deeds.groupby(["visit", "item_id"], sort=False).agg(how).reset_index()
+    pages = deeds.groupby(["visit", "page"], sort=False)[["user_id", "session_id", "time", "region"]].first()
+    pages = pages.assign(time=pages["time"] - VISIT_LEAD, surface="").sort_values("time", kind="stable").reset_index()
+    asked = pages[["visit", "page"]].rename(columns={"page": "from"}).rename_axis("request").reset_index()
+    rows = chosen.merge(asked, on="visit").query("page >= `from`").assign(position=-1)
+    return _judged(pages.drop(columns=["visit", "page"]), rows, rows["request"], shown=False)
+
+
+def _pages(deeds: pd.DataFrame) -> NDArray[np.int64]:
+    """[n] the page of each deed: how many times `PAGE` items of its visit were chosen strictly before it."""
+    new = (~deeds.duplicated(["visit", "item_id"])).astype(np.int64)
+    moments = new.groupby([deeds["visit"], deeds["time"]]).sum()
+    before = moments.groupby("visit").cumsum() - moments
+    place = pd.MultiIndex.from_frame(deeds[["visit", "time"]])
+    return np.asarray(before.loc[place].to_numpy() // PAGE, np.int64)
 
 
 def _judged(asked: pd.DataFrame, rows: pd.DataFrame, key: pd.Series, *, shown: bool) -> Judged:

@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field
 
 from feature_repo import store, transforms
+from feature_repo.neighbours import Neighbours
 from models import artifact, ranker, two_tower
 from pipelines import (
     datasets,
+    holdout,
+    item_neighbours,
     ranking_examples,
     ranking_metrics,
     ranking_plots,
@@ -30,6 +31,8 @@ from pipelines import (
     stage,
     tracking,
 )
+from pipelines.baselines import EASE_ITEMS
+from pipelines.past import Past
 from pipelines.ranking_examples import Examples
 from pipelines.ranking_requests import Judged
 from recsys.errors import BadData
@@ -52,11 +55,15 @@ class Params(stage.Params):
     batch: int = Field(32, ge=1, description="requests per step")
     learning_rate: float = Field(1e-3, gt=0, description="peak, falling to a twentieth along a cosine")
     weight_decay: float = Field(1e-2, ge=0, description="of AdamW")
+    ease_items: int = Field(
+        EASE_ITEMS, ge=0, description="largest catalogue whose neighbours are EASE's weights; above, cosines"
+    )
 
 
 def main(params: Params, settings: Settings) -> stage.Result:
     retrieval = _towers(params, settings)
-    train, test, facts = _examples(params, settings, retrieval)
+    neighbours = _neighbours(params, settings)
+    train, test, facts = _examples(params, settings, retrieval, neighbours)
     folder = datasets.run_folder(settings, params.run) / "train_ranker"
     for name, part in (("train", train), ("test", test)):
         ranking_examples.save(part, folder / "examples" / name)
@@ -65,7 +72,7 @@ def main(params: Params, settings: Settings) -> stage.Result:
         model, history = fit(older, tail, params, settings.seed)
         for epoch, figures in enumerate(history):
             run.metrics_at(epoch, figures)
-        made = _write(model, calibration(model, tail), params, settings, retrieval, facts)
+        made = _write(model, calibration(model, tail), params, settings, retrieval, neighbours, facts)
         metrics = _measured(ranker.Scorer.load(made.path / "model"), tail)
         ranking_plots.loss(folder / "plots" / "loss.png", history)
         run.artifacts(folder / "plots")
@@ -80,27 +87,43 @@ def _towers(params: Params, settings: Settings) -> artifact.Artifact:
     return artifact.load(Path(settings.storage.root).resolve() / found["path"], kind="retrieval")
 
 
+def _neighbours(params: Params, settings: Settings) -> Neighbours:
+    """Which items go with which, from what the towers may learn from."""
+    started = time.monotonic()
+    lake = datasets.lake(settings)
+    item_ids = sorted(map(str, lake.read(datasets.ITEMS, params.day, ["item_id"]).column("item_id").to_pylist()))
+    row_of = {item: row for row, item in enumerate(item_ids)}
+    cutoff = split.holdout(lake, params.day).cutoff.timestamp()
+    seen = holdout.interactions(lake, params.day, row_of, cutoff)
+    found = item_neighbours.fit(seen, item_ids, params.ease_items)
+    log.info(
+        "neighbours of %d items from %d events in %.1f s", len(item_ids), len(seen.item), time.monotonic() - started
+    )
+    return found
+
+
 def _examples(
-    params: Params, settings: Settings, retrieval: artifact.Artifact
+    params: Params, settings: Settings, retrieval: artifact.Artifact, neighbours: Neighbours
 ) -> tuple[Examples, Examples, dict[str, Any]]:
     """Training and test examples, and facts about them."""
     lake = datasets.lake(settings)
-    holdout = split.holdout(lake, params.day)
-    judged = ranking_requests.read(lake, holdout.cutoff, holdout.end)
-    border = holdout.cutoff.timestamp() + TRAIN_SHARE * (holdout.end - holdout.cutoff).total_seconds()
+    cut = split.holdout(lake, params.day)
+    judged = ranking_requests.read(lake, cut.cutoff, cut.end)
+    border = cut.cutoff.timestamp() + TRAIN_SHARE * (cut.end - cut.cutoff).total_seconds()
     learn, judge = sample(judged, border, params, settings.seed)
     repeats = bool(stage.result_of(settings, params.run, "features")["allow_repeats"])
     towers = two_tower.Towers.load(retrieval.path)
-    shelf = ranking_examples.Shelf(lake, params.day, towers)
+    shelf = ranking_examples.Shelf(lake, params.day, towers, neighbours)
     features = store.connect(settings)
     length = int(retrieval.manifest.meta["history_length"])
     made = []
     for part, negatives in ((learn, params.negatives), (judge, 0)):
         started = time.monotonic()
-        users = ranking_examples.users_at(features, part.requests)
-        seen = None if repeats else _seen(lake, params, part)
+        past = Past.read(lake, params.day, [*part.requests["user_id"], *part.requests["session_id"]])
+        # A list that was shown was made from what the store held; the pages of a visit are ours to cut.
+        users = ranking_examples.users_at(features, part.requests, None if judged.shown else past)
         plan = ranking_examples.Plan(settings.api.candidates, negatives, repeats, settings.seed)
-        made.append(ranking_examples.build(part, users, shelf, towers, length, plan, seen))
+        made.append(ranking_examples.build(part, users, shelf, towers, length, plan, past))
         spent = time.monotonic() - started
         log.info("%d requests, %d rows of examples in %.1f s", len(part.requests), len(made[-1]), spent)
     train, test = made
@@ -140,19 +163,6 @@ def sample(judged: Judged, border: float, params: Params, seed: int) -> tuple[Ju
     return judged.take(kept[0]), judged.take(kept[1])
 
 
-def _seen(lake: datasets.Lake, params: Params, part: Judged) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
-    """What each user had before, with times; for data where nobody wants the same twice."""
-    table = lake.read(datasets.SEQUENCES, params.day, ["visitor_id", "items", "times"])
-    users = pc.is_in(
-        table.column("visitor_id"), value_set=pa.array(sorted(set(part.requests["user_id"]) - {""}), pa.string())
-    )
-    rows = table.filter(users).to_pydict()
-    return {
-        visitor: (np.array(items, dtype=object), np.array(times, np.float64))
-        for visitor, items, times in zip(rows["visitor_id"], rows["items"], rows["times"], strict=True)
-    }
-
-
 def fit(train: Examples, tail: Examples, params: Params, seed: int) -> tuple[ranker.Ranker, list[dict[str, float]]]:
     """Train until the loss on the tail stops falling; returns the best model and the curve, one point per epoch."""
     import tensorflow as tf
@@ -162,7 +172,12 @@ def fit(train: Examples, tail: Examples, params: Params, seed: int) -> tuple[ran
     shape = ranker.Shape()
     words = ranker.Words(ranker.vocabulary(train.strings))
     scaling = ranker.Scaling.learn(train.numeric, shape.pieces)
-    model = ranker.Ranker(shape, scaling, words, ranker.Slots.learn(train.position, train.labels[:, 0]))
+    clicked = train.labels[:, 0]
+    slots = ranker.Slots.learn(train.position, clicked)
+    column = transforms.RANKING_FEATURES.index("retrieval_score")
+    start = ranker.Start.learn(column, train.numeric[:, column], clicked, train.log_rate)
+    log.info("a click's log odds are %.2f times retrieval's score %+.2f, to begin with", start.slope, start.shift)
+    model = ranker.Ranker(shape, scaling, words, slots, start)
     steps = math.ceil(len(train.time) / params.batch)
     rate = keras.optimizers.schedules.CosineDecay(params.learning_rate, steps * params.epochs, alpha=0.05)
     model.compile(
@@ -249,6 +264,7 @@ def _write(
     params: Params,
     settings: Settings,
     retrieval: artifact.Artifact,
+    neighbours: Neighbours,
     facts: Mapping[str, Any],
 ) -> artifact.Artifact:
     as_of = datasets.end_of(params.day).isoformat()
@@ -256,6 +272,7 @@ def _write(
     folder = datasets.models_folder(settings)
     with artifact.draft(folder, kind="ranker", run=params.run, as_of=as_of, parents=parents) as draft:
         ranker.Served(model, scaling).save(draft.path / "model", len(transforms.RANKING_FEATURES))
+        neighbours.save(draft.path)
         draft.meta |= {
             "features": list(transforms.RANKING_FEATURES),
             "heads": list(ranker.HEADS),

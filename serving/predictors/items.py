@@ -16,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from feature_repo import store, transforms
+from feature_repo.neighbours import NOBODY, Neighbours
 from feature_repo.transforms import ItemMatrix
 from models.catalogue import Catalogue
 from recsys.errors import Retryable
@@ -37,11 +38,13 @@ class Items:
         catalogue: of the release; what the store does not know stays as it says.
         features: the connected feature store.
         interval: seconds between two readings.
+        neighbours: of the release's ranker.
     """
 
-    def __init__(self, catalogue: Catalogue, features: Any, interval: float) -> None:
+    def __init__(self, catalogue: Catalogue, features: Any, interval: float, neighbours: Neighbours = NOBODY) -> None:
         self._columns: Columns = {name: _column(catalogue, name) for name in transforms.ITEM_COLUMNS}
-        self.matrix: ItemMatrix = transforms.item_matrix(self._columns)
+        self._neighbours = neighbours
+        self.matrix: ItemMatrix = transforms.item_matrix(self._columns, neighbours)
         self._features, self._interval = features, interval
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="items", daemon=True)
@@ -73,7 +76,7 @@ class Items:
             found = store.read_online(self._features, SERVICE, "item_id", ids[start : start + BLOCK])
             _overlay(fresh, found, start)
             pause(REST * (time.perf_counter() - began))
-        self.matrix = transforms.item_matrix(fresh)
+        self.matrix = transforms.item_matrix(fresh, self._neighbours)
         stages.ITEMS_READ.set_to_current_time()
 
     def _run(self) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_repo import store, transforms
+from feature_repo.neighbours import Neighbours
 from models import catalogue, ranker
 from models.release import Release
 from recsys.errors import Permanent
@@ -117,7 +118,7 @@ def open_engine(settings: Settings, release: Release, opened: server.Opened) -> 
     return Ranker(
         ranker.Scorer.load(opened["ranker"].path / "model"),
         weights,
-        items.Items(shown, features, settings.predictors.item_refresh),
+        items.Items(shown, features, settings.predictors.item_refresh, Neighbours.load(opened["ranker"].path)),
         visitors.Reader.of(release, features),
         release_id=release.release_id,
     )

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_repo import names, transforms
+from feature_repo.neighbours import NOBODY, Neighbours
 from feature_repo.ranking_table import BLOCKS
 
 NOW = 1_700_000_000.0  # a Tuesday, 22:13 UTC
@@ -16,7 +17,7 @@ DAY = 86_400.0
 MUG, LAMP, POSTER = 0, 1, 2
 
 
-def shop(**changed: Any) -> transforms.ItemMatrix:
+def shop(neighbours: Neighbours = NOBODY, **changed: Any) -> transforms.ItemMatrix:
     """A mug and a lamp of brand Acme, and a poster, sold in France only, that nobody has priced."""
     columns: dict[str, Any] = {
         "item_id": ["mug", "lamp", "poster"],
@@ -31,7 +32,7 @@ def shop(**changed: Any) -> transforms.ItemMatrix:
         **{name: [0.0, 0.0, math.nan] for name in names.ITEM_STATS},
         "popularity": [10.0, 5.0, 0.0],
     }
-    return transforms.item_matrix(columns | changed)
+    return transforms.item_matrix(columns | changed, neighbours)
 
 
 def users(count: int = 1, **known: Any) -> dict[str, Any]:
@@ -103,6 +104,21 @@ def test_a_repeated_purchase_is_due_after_its_usual_gap() -> None:
     found = features(history(("mug", "purchase", 30.0), ("mug", "purchase", 20.0), ("mug", "purchase", 10.0)))
     assert found["item_bought_due"] == pytest.approx([1, 0, 0, 0])
     assert found["item_bought_recency"] == pytest.approx([1 / 11, 0, 0, 0])
+
+
+def test_neighbours_of_the_latest_events_count_most() -> None:
+    """A mug leads to the poster, and half as much a lamp; the lamp came last, and the mug 4 times before it."""
+    known = Neighbours(
+        np.array(["lamp", "mug", "poster"]),
+        np.array([[2], [2], [-1]], np.int32),
+        np.array([[0.5], [1.0], [0]], np.float32),
+    )
+    found = features(history(*[("mug", "view", 9.0 - k) for k in range(4)], ("lamp", "view", 1.0)), matrix=shop(known))
+    mugs = np.arange(1, 5)
+    assert found["neighbours_recent"] == pytest.approx([0, 0, 0.5 + np.exp2(-mugs / 4).sum(), 0])
+    assert found["neighbours_decayed"] == pytest.approx([0, 0, 0.5 + np.exp2(-mugs / 20).sum(), 0])
+    assert found["neighbours_all"] == pytest.approx([0, 0, 4.5, 0])
+    assert found["neighbours_best"] == [0, 0, 1, 0]
 
 
 def test_an_item_without_brand_shares_no_brand() -> None:

@@ -22,14 +22,25 @@ def rows(seed: int = 0, n: int = ROWS) -> dict[str, Any]:
     return {"numeric": rng.normal(size=(n, FEATURES)).astype(np.float32), **strings}
 
 
-def small(seed: int = 1) -> ranker.Ranker:
+def untrained(seed: int = 1) -> ranker.Ranker:
     tf.keras.utils.set_random_seed(seed)
     inputs = rows()
     known = {name: values[:-1] for name, values in inputs.items() if name != "numeric"}
     words = ranker.Words(ranker.vocabulary(known, floor=1))
     scaling = ranker.Scaling.learn(inputs["numeric"], 4)
     slots = ranker.Slots.learn(np.array([0, 1], np.int32), np.array([1, 0], np.float32))
-    return ranker.Ranker(ranker.Shape(pieces=4, deep=(8,), head=4, rank=2, embedding=2), scaling, words, slots)
+    shape = ranker.Shape(pieces=4, deep=(8,), head=4, rank=2, embedding=2)
+    return ranker.Ranker(shape, scaling, words, slots, ranker.Start(column=0, slope=2.0, shift=-1.0, usual=3.0))
+
+
+def small(seed: int = 1) -> ranker.Ranker:
+    """As if trained: all weights are random, those that start at 0 too."""
+    model = untrained(seed)
+    model({"numeric": tf.zeros([1, FEATURES]), "words": tf.zeros([1, 5], tf.int32)})
+    rng = np.random.default_rng(seed)
+    for weight in model.trainable_variables:
+        weight.assign(rng.normal(0, 0.3, weight.shape))
+    return model
 
 
 def saved(folder: Path, model: ranker.Ranker) -> ranker.Scorer:
@@ -99,6 +110,26 @@ def test_an_average_place_has_no_bias_and_the_first_is_worth_most() -> None:
     bias = model.position_bias(tf.constant([0, 1, -1, 10_000])).numpy()
     assert bias[2] == 0
     assert bias[:2].mean() == pytest.approx(0, abs=1e-6)
+
+
+def test_before_training_a_click_follows_retrieval_and_nothing_else() -> None:
+    numeric = np.random.default_rng(3).normal(size=(5, FEATURES)).astype(np.float32)
+    numeric[:, 0] = [-1, 0.5, 2, 0, 7]  # 0: retrieval did not score the item, which then is a usual one
+    logits = untrained()({"numeric": numeric, "words": tf.zeros([5, 5], tf.int32)}).numpy()
+    assert logits[:, 0] == pytest.approx([-3, 0, 3, 5, 13], abs=1e-5)
+    assert not logits[:, 1:].any()
+
+
+def test_the_start_is_the_odds_of_a_click_at_a_score() -> None:
+    rng = np.random.default_rng(4)
+    score = rng.normal(3, 2, 50_000)
+    clicked = (rng.random(50_000) < 1 / (1 + np.exp(-(0.8 * score - 4)))).astype(float)
+    found = ranker.Start.learn(2, score, clicked, np.zeros(50_000))
+    assert (found.column, found.slope, found.shift) == (2, pytest.approx(0.8, abs=0.05), pytest.approx(-4, abs=0.2))
+    kept = (clicked > 0) | (rng.random(50_000) < 0.1)
+    rate = np.full(kept.sum(), np.log(0.1))
+    sampled = ranker.Start.learn(2, score[kept], clicked[kept], rate)
+    assert (sampled.slope, sampled.shift) == (pytest.approx(0.8, abs=0.06), pytest.approx(-4, abs=0.3))
 
 
 def test_sampled_negatives_are_corrected_in_the_first_head_only() -> None:

@@ -12,7 +12,7 @@ from feast import types
 
 from feature_repo import definitions, events, names, store, transforms
 from models import ranker
-from pipelines import datasets, ranking_examples, ranking_requests
+from pipelines import datasets, past, ranking_examples, ranking_requests
 from recsys.settings import Settings
 
 DAY = date(2026, 1, 20)
@@ -56,8 +56,14 @@ def put_user(settings: Settings, user_id: str, when: datetime, items: list[str])
     put(settings, "user_categories", when, user_id=user_id, **weights)
 
 
-def users_at(settings: Settings, requests: pd.DataFrame) -> dict[str, list[Any]]:
-    return ranking_examples.users_at(store.apply(settings), requests)
+def users_at(settings: Settings, requests: pd.DataFrame, *known: past.Past) -> dict[str, list[Any]]:
+    return ranking_examples.users_at(store.apply(settings), requests, *known)
+
+
+def deeds(*views: tuple[str, int]) -> past.Deeds:
+    """Views of items at epoch seconds."""
+    items, times = zip(*views, strict=True)
+    return past.Deeds(np.array(items, object), np.array(["view"] * len(items), object), np.array(times, np.int64))
 
 
 def asked(*users: str, when: datetime = NOON) -> pd.DataFrame:
@@ -89,10 +95,22 @@ def test_a_profile_survives_a_first_event_that_is_still_to_come(settings: Settin
 
 def test_an_anonymous_visitor_has_the_history_of_the_session(settings: Settings) -> None:
     put_user(settings, "ann", NOON + timedelta(days=1), ["lamp"])
-    past = {"history_items": ["mug"], "history_events": ["view"], "history_times": [1]}
-    put(settings, "session_history", NOON - timedelta(hours=12), session_id="s", **past)
+    before = {"history_items": ["mug"], "history_events": ["view"], "history_times": [1]}
+    put(settings, "session_history", NOON - timedelta(hours=12), session_id="s", **before)
     found = users_at(settings, asked("", "ann"))
     assert found["history_items"] == [["mug"], []]
+
+
+def test_a_history_goes_on_from_midnight_to_the_second_of_the_request(settings: Settings) -> None:
+    midnight = NOON - timedelta(hours=12)
+    put_user(settings, "ann", midnight, ["mug"])
+    put(settings, "session_history", midnight, session_id="another")
+    at = [int((midnight + timedelta(hours=hour)).timestamp()) for hour in (-1, 1, 12)]
+    known = past.Past({"ann": deeds(*zip(("mug", "lamp", "rug"), at, strict=True)), "s": deeds(("vase", at[1]))})
+    found = users_at(settings, asked("ann", "", "nobody"), known)
+    assert found["history_items"] == [["mug", "lamp"], ["vase"], []]
+    assert found["history_events"] == [["purchase", "view"], ["view"], []]
+    assert found["history_times"][0][-1] == at[1]
 
 
 @pytest.mark.services
@@ -170,7 +188,7 @@ def nobody() -> dict[str, list[Any]]:
 
 
 def build(shelf: ranking_examples.Shelf, judged: ranking_requests.Judged, **plan: Any) -> ranking_examples.Examples:
-    seen = {"ann": (np.array(["rug"], dtype=object), np.array([0.0]))}
+    seen = past.Past({"ann": deeds(("rug", 0))})
     settled = ranking_examples.Plan(**({"candidates": 3, "negatives": 0, "allow_repeats": True, "seed": 1} | plan))
     return ranking_examples.build(judged, nobody(), shelf, Towers(), 10, settled, seen)
 

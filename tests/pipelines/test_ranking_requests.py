@@ -93,6 +93,25 @@ def test_without_impressions_a_request_is_the_moment_before_a_visit() -> None:
     assert labels(first) == {"mug": (1, 0, 0), "lamp": (1, 1, 1), "rug": (1, 1, 0)}
 
 
+def test_a_long_visit_is_asked_about_page_by_page() -> None:
+    size = ranking_requests.PAGE
+    judged = ranking_requests.judge(
+        table(*(event(k, "view", f"item{k}") for k in range(2 * size + 1)), event(size + 0.5, "purchase", "item0"))
+    )
+    start = START.timestamp() - ranking_requests.VISIT_LEAD
+    assert judged.requests["time"].tolist() == [start, start + 60 * size, start + 120 * size]
+    assert judged.rows.groupby("request").size().tolist() == [2 * size + 1, size + 1, 1]
+    first, later = (judged.rows[judged.rows["request"] == page] for page in (0, 1))
+    assert first.set_index("item_id").loc["item0", "purchase"] == 1
+    assert sorted(later["item_id"]) == sorted(f"item{k}" for k in range(size, 2 * size + 1))
+
+
+def test_what_happened_at_once_is_one_request() -> None:
+    lines = [event(0, "purchase", f"item{k}") for k in range(3 * ranking_requests.PAGE)]
+    judged = ranking_requests.judge(table(*lines, event(1, "view", "late")))
+    assert judged.rows.groupby("request").size().tolist() == [len(lines) + 1, 1]
+
+
 def test_taking_requests_numbers_them_again() -> None:
     log = [event(60 * k, "view", f"item{k}", session_id=f"s{k}") for k in range(4)]
     judged = ranking_requests.judge(table(*log)).take(pd.Index([1, 3]).to_numpy())

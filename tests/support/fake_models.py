@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from feature_repo import events, names, transforms
+from feature_repo.neighbours import NOBODY
 from models import artifact
 from pipelines import datasets
 from recsys.settings import Settings
@@ -114,6 +115,7 @@ def ranker(settings: Settings, run: str, day: date, retrieval_version: str) -> a
     folder = datasets.models_folder(settings)
     with artifact.draft(folder, kind="ranker", run=run, as_of=as_of, parents=parents) as draft:
         write_ranker(draft.path)
+        NOBODY.save(draft.path)
         draft.meta.update(
             features=list(transforms.RANKING_FEATURES), heads=["click", "cart", "purchase"],
             blend={"click": 1.0, "cart": 2.0, "purchase": 4.0},
