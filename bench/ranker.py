@@ -19,7 +19,8 @@ import numpy as np
 
 from bench import figures
 from feature_repo import events, names, transforms
-from feature_repo.neighbours import Neighbours
+from feature_repo.neighbours import Links, Neighbours
+from feature_repo.ranking_table import RELATIONS
 from pipelines import item_neighbours
 from recsys import settings
 
@@ -83,7 +84,8 @@ def neighbours(item_ids: list[str], rng: np.random.Generator) -> Neighbours:
     """As many per item as training keeps, anywhere in the catalogue."""
     shape = len(item_ids), item_neighbours.KEPT
     other = rng.integers(0, len(item_ids), shape).astype(np.int32)
-    return Neighbours(np.array(item_ids), other, rng.uniform(0, 0.1, shape).astype(np.float32))
+    links = Links(other, rng.uniform(0, 0.1, shape).astype(np.float32))
+    return Neighbours(np.array(item_ids), dict.fromkeys(RELATIONS, links))
 
 
 def untrained(inputs: dict[str, Any], folder: Path) -> Path:

@@ -39,7 +39,7 @@ class ItemMatrix:
         static: [items + 1, block "item"] float32, the features that do not depend on the request.
         log_price: [items + 1] float64, NaN where unknown.
         created, last_event, stats_time: [items + 1] float64 epoch seconds, NaN where unknown.
-        links: which items go with which, by row.
+        links: which items go with which, by relation of `ranking_table.RELATIONS`.
         region_of, allowed, named: code of a region; [regions + 1, items + 1] bool: may be shown there, names it.
             The last row is for regions that no item names.
     """
@@ -56,7 +56,7 @@ class ItemMatrix:
     created: Floats
     last_event: Floats
     stats_time: Floats
-    links: Links
+    links: Mapping[str, Links]
     region_of: Mapping[str, int]
     allowed: NDArray[np.bool_]
     named: NDArray[np.bool_]

@@ -7,7 +7,7 @@ agree. Names and meanings are in `feature_repo.ranking_table`, one block of colu
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from feature_repo import events, names
 from feature_repo.item_matrix import Floats, Ints, ItemMatrix
-from feature_repo.ranking_table import BLOCKS, HALF_LIVES_DAYS, HALF_LIVES_EVENTS, RANKING_FEATURES, SCOPES
+from feature_repo.neighbours import Links
+from feature_repo.ranking_table import BLOCKS, HALF_LIVES_DAYS, HALF_LIVES_EVENTS, RANKING_FEATURES, RELATIONS, SCOPES
 
 DAY = 86_400.0
 EPOCH_WEEKDAY = 3  # 1970-01-01 was a Thursday; Monday is 0
@@ -225,7 +226,7 @@ def _user(m: _Moments) -> Floats:
             np.log1p(_days(now - since, 0.0)),
             np.log1p(newest),
             stale,
-            np.nan_to_num(focus),
+            np.clip(np.nan_to_num(focus), -1e6, 1e6),
             np.log1p([len(wishes) for wishes in _lists(users["preferences"])]),
             length == 0,
             [not user_id for user_id in users["user_id"]],
@@ -320,28 +321,31 @@ def _affinity(m: _Moments) -> Floats:
 
 
 def _neighbours(m: _Moments) -> Floats:
-    past, links, rows = m.histories, m.items.links, len(m.items) + 1
-    bounds = np.searchsorted(past.request, np.arange(len(m.requests) + 1))
-    found = np.zeros((len(m.candidates), len(HALF_LIVES_EVENTS) + 1))
-    # Candidates of one request lie anywhere, usually together.
-    order = np.argsort(m.candidates.request, kind="stable")
-    wanted = np.searchsorted(m.candidates.request[order], np.arange(len(m.requests) + 1))
-    for request, (first, last) in enumerate(pairwise(bounds)):
-        mine = order[wanted[request] : wanted[request + 1]]
-        if first == last or len(mine) == 0:
-            continue
-        item = past.item[first:last][::-1]  # the latest first
-        other, weight = links.other[item], links.weight[item].astype(np.float64)
-        decay = np.exp2(-np.arange(len(item)) / np.array(HALF_LIVES_EVENTS)[:, None])
-        asked = m.candidates.item[mine]
-        for column, factor in enumerate(decay):
-            summed = np.bincount(other.ravel(), (weight * factor[:, None]).ravel(), rows)
-            found[mine, column] = summed[asked]
-        best = np.zeros(rows)
-        np.maximum.at(best, other.ravel(), weight.ravel())
-        found[mine, -1] = best[asked]
-    found[m.candidates.item < 0] = 0.0
+    past, wanted, count = m.histories, m.candidates, len(m.requests)
+    width = len(HALF_LIVES_EVENTS) + 1
+    found = np.zeros((len(wanted), len(RELATIONS) * width))
+    order = np.argsort(wanted.request, kind="stable")
+    asked = np.searchsorted(wanted.request[order], np.arange(count + 1))
+    bounds = np.searchsorted(past.request, np.arange(count + 1))
+    for request in np.flatnonzero((np.diff(bounds) > 0) & (np.diff(asked) > 0)):
+        rows = order[asked[request] : asked[request + 1]]
+        latest_first = past.item[bounds[request] : bounds[request + 1]][::-1]
+        for k, relation in enumerate(RELATIONS):
+            scores = _led_to(m.items.links[relation], latest_first)
+            found[rows, k * width : (k + 1) * width] = scores[wanted.item[rows]]
+    found[wanted.item < 0] = 0.0
     return found
+
+
+def _led_to(links: Links, items: Ints) -> Floats:
+    """[items + 1, half-lives + 1] what a history leads to: the weights of its neighbours, summed per half-life, and the
+    largest."""
+    other, weight = links.other[items].ravel(), links.weight[items].astype(np.float64)
+    decay = np.exp2(-np.arange(len(items)) / np.array(list(HALF_LIVES_EVENTS.values()))[:, None])
+    sums = [np.bincount(other, (weight * factor[:, None]).ravel(), len(links.other)) for factor in decay]
+    best = np.zeros(len(links.other))
+    np.maximum.at(best, other, weight.ravel())
+    return np.column_stack([*sums, best])
 
 
 _COMPUTE: Mapping[str, Callable[[_Moments], NDArray[Any]]] = {

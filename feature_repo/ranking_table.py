@@ -11,7 +11,11 @@ from collections.abc import Mapping
 from feature_repo import names
 
 HALF_LIVES_DAYS = (1.0, 7.0, 30.0)
-HALF_LIVES_EVENTS = (4.0, 20.0, math.inf)
+HALF_LIVES_EVENTS: Mapping[str, float] = {"1e": 1.0, "4e": 4.0, "20e": 20.0, "ever": math.inf}
+RELATIONS: Mapping[str, str] = {
+    "together": "the same visitors have both",
+    "next": "the other comes soon after",
+}
 SCOPES = ("item", "category", "top_category", "brand")
 
 ITEM: Mapping[str, str] = {
@@ -87,10 +91,16 @@ AFFINITY: Mapping[str, str] = {
     "region_away": "1 where the request comes from another region than the profile's",
 }
 NEIGHBOURS: Mapping[str, str] = {
-    "neighbours_recent": "weights by which the history's items have this one as a neighbour, half-life 4 events",
-    "neighbours_decayed": "the same, half-life 20 events",
-    "neighbours_all": "the same, every event of the history alike",
-    "neighbours_best": "the largest of the weights",
+    name: doc
+    for relation, meaning in RELATIONS.items()
+    for name, doc in {
+        **{
+            f"{relation}_{name}": f"sum of the history's weights that have the item as a neighbour ({meaning}), halved "
+            f"by every {events:g} events since"
+            for name, events in HALF_LIVES_EVENTS.items()
+        },
+        f"{relation}_best": "the largest of these weights",
+    }.items()
 }
 BLOCKS: Mapping[str, Mapping[str, str]] = {
     "item": ITEM,

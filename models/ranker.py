@@ -57,7 +57,7 @@ class Shape:
     head: int = 32
     dropout: float = 0.35
     unknown: float = 0.1
-    listwise: float = 0.3
+    listwise: float = 3.0
 
 
 @dataclass(frozen=True)

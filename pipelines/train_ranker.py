@@ -41,6 +41,7 @@ from recsys.settings import Settings
 log = logging.getLogger(__name__)
 TRAIN_SHARE = 0.7  # of the holdout's time
 FEWEST_REQUESTS = 20
+STEPS = 50  # per epoch, where there are few requests
 
 
 class Params(stage.Params):
@@ -52,7 +53,7 @@ class Params(stage.Params):
     negatives: int = Field(50, ge=5, description="candidates not chosen that are kept per training request")
     epochs: int = Field(20, ge=1, description="most passes; training stops early")
     patience: int = Field(3, ge=1, description="passes without gain before it stops")
-    batch: int = Field(32, ge=1, description="requests per step")
+    batch: int | None = Field(None, ge=1, description="requests per step; default: a fiftieth of all, 8 to 32")
     learning_rate: float = Field(1e-3, gt=0, description="peak, falling to a twentieth along a cosine")
     weight_decay: float = Field(1e-2, ge=0, description="of AdamW")
     ease_items: int = Field(
@@ -178,13 +179,14 @@ def fit(train: Examples, tail: Examples, params: Params, seed: int) -> tuple[ran
     start = ranker.Start.learn(column, train.numeric[:, column], clicked, train.log_rate)
     log.info("a click's log odds are %.2f times retrieval's score %+.2f, to begin with", start.slope, start.shift)
     model = ranker.Ranker(shape, scaling, words, slots, start)
-    steps = math.ceil(len(train.time) / params.batch)
+    batch = params.batch or min(max(len(train.time) // STEPS, 8), 32)
+    steps = math.ceil(len(train.time) / batch)
     rate = keras.optimizers.schedules.CosineDecay(params.learning_rate, steps * params.epochs, alpha=0.05)
     model.compile(
         optimizer=keras.optimizers.AdamW(rate, weight_decay=params.weight_decay, global_clipnorm=1.0, jit_compile=False)
     )
     streams = [
-        tf.data.Dataset.from_generator(_stream(part, words, params.batch, rng), output_signature=_signature())
+        tf.data.Dataset.from_generator(_stream(part, words, batch, rng), output_signature=_signature())
         for part, rng in ((train, np.random.default_rng([seed, 2])), (tail, None))
     ]
     model.fit(

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_repo import names, transforms
-from feature_repo.neighbours import NOBODY, Neighbours
-from feature_repo.ranking_table import BLOCKS
+from feature_repo.neighbours import NOBODY, Links, Neighbours
+from feature_repo.ranking_table import BLOCKS, RELATIONS
 
 NOW = 1_700_000_000.0  # a Tuesday, 22:13 UTC
 DAY = 86_400.0
@@ -108,17 +108,16 @@ def test_a_repeated_purchase_is_due_after_its_usual_gap() -> None:
 
 def test_neighbours_of_the_latest_events_count_most() -> None:
     """A mug leads to the poster, and half as much a lamp; the lamp came last, and the mug 4 times before it."""
-    known = Neighbours(
-        np.array(["lamp", "mug", "poster"]),
-        np.array([[2], [2], [-1]], np.int32),
-        np.array([[0.5], [1.0], [0]], np.float32),
-    )
+    other, weight = np.array([[2], [2], [-1]], np.int32), np.array([[0.5], [1.0], [0]], np.float32)
+    known = Neighbours(np.array(["lamp", "mug", "poster"]), dict.fromkeys(RELATIONS, Links(other, weight)))
     found = features(history(*[("mug", "view", 9.0 - k) for k in range(4)], ("lamp", "view", 1.0)), matrix=shop(known))
     mugs = np.arange(1, 5)
-    assert found["neighbours_recent"] == pytest.approx([0, 0, 0.5 + np.exp2(-mugs / 4).sum(), 0])
-    assert found["neighbours_decayed"] == pytest.approx([0, 0, 0.5 + np.exp2(-mugs / 20).sum(), 0])
-    assert found["neighbours_all"] == pytest.approx([0, 0, 4.5, 0])
-    assert found["neighbours_best"] == [0, 0, 1, 0]
+    for relation in RELATIONS:
+        for half_life in (1, 4, 20):
+            expected = 0.5 + np.exp2(-mugs / half_life).sum()
+            assert found[f"{relation}_{half_life}e"] == pytest.approx([0, 0, expected, 0])
+        assert found[f"{relation}_ever"] == pytest.approx([0, 0, 4.5, 0])
+        assert found[f"{relation}_best"] == [0, 0, 1, 0]
 
 
 def test_an_item_without_brand_shares_no_brand() -> None:

@@ -20,7 +20,7 @@ SHOP = seen(*[(MUG, TEA)] * 40, *[(MUG, TEA, RUG)] * 10, *[(LAMP,)] * 30, *[(RUG
 
 @pytest.mark.parametrize("ease_items", [0, 100], ids=["cosine", "ease"])
 def test_the_strongest_neighbour_comes_from_the_same_baskets(ease_items: int) -> None:
-    found = item_neighbours.fit(SHOP, ITEMS, ease_items)
+    found = item_neighbours.fit(SHOP, ITEMS, ease_items).links["together"]
     strongest = found.other[np.arange(4), found.weight.argmax(1)]
     assert strongest[MUG] == TEA
     assert strongest[TEA] == MUG
@@ -30,15 +30,31 @@ def test_the_strongest_neighbour_comes_from_the_same_baskets(ease_items: int) ->
 
 
 def test_a_cosine_is_shrunk_by_how_few_visitors_it_rests_on() -> None:
-    found = item_neighbours.fit(SHOP, ITEMS, ease_items=0)
+    found = item_neighbours.cosines(SHOP, 4)
     of_mug = dict(zip(found.other[MUG].tolist(), found.weight[MUG].tolist(), strict=True))
     assert of_mug[TEA] == pytest.approx(50 / np.sqrt(51 * 50) * 50 / 60)
     assert of_mug[RUG] == pytest.approx(10 / np.sqrt(51 * 40) * 10 / 20)
 
 
 def test_a_large_catalogue_is_taken_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = item_neighbours.fit(SHOP, ITEMS, ease_items=0)
+    whole = item_neighbours.cosines(SHOP, 4)
     monkeypatch.setattr(item_neighbours, "BLOCK", 3)
-    parts = item_neighbours.fit(SHOP, ITEMS, ease_items=0)
+    parts = item_neighbours.cosines(SHOP, 4)
     np.testing.assert_array_equal(parts.other, whole.other)
     np.testing.assert_array_equal(parts.weight, whole.weight)
+
+
+def test_what_comes_next_has_a_direction_and_fades_with_the_events_between() -> None:
+    pairs = [(visitor, item) for visitor in range(10) for item in (MUG, TEA, RUG)]
+    visitor, item = np.array(pairs).T
+    age = np.array([3.0, 2.0, 1.0] * 10)
+    order = np.random.default_rng(1).permutation(30)
+    order = order[np.argsort(visitor[order], kind="stable")]  # by visitor, in no order of time
+    watched = baselines.Interactions(visitor[order], item[order], age[order], np.ones(30))
+    found = item_neighbours.followers(watched, 4)
+    of_mug = dict(zip(found.other[MUG].tolist(), found.weight[MUG].tolist(), strict=True))
+    later = 10 * 2**-0.25
+    assert of_mug[TEA] == pytest.approx(10 / 10 * 10 / 13)
+    assert of_mug[RUG] == pytest.approx(later / 10 * later / (later + 3))
+    assert found.weight[RUG].sum() == 0
+    assert found.weight[LAMP].sum() == 0
