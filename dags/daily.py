@@ -47,6 +47,12 @@ PARAMS = {
     "dim": Param(
         128, type="integer", enum=[16, 32, 64, 128, 256], title="Embedding dimension", description="of both towers"
     ),
+    "reuse": Param(
+        True,
+        type="boolean",
+        title="Keep unchanged data",
+        description="do not judge, count and compute again what an earlier run made from the same data and code",
+    ),
     "approve": Param(
         False,
         type="boolean",
@@ -54,6 +60,8 @@ PARAMS = {
         description="wait for a person's approval between the gates and the deployment",
     ),
 }
+
+REUSE = "{{ params.reuse }}"
 
 with DAG(
     dag_id="daily",
@@ -67,9 +75,9 @@ with DAG(
     tags=["recsys"],
 ) as dag:
     ingest = tasks.stage("ingest", source="{{ params.source }}")
-    quality = tasks.stage("quality", outlets=[tasks.EVENTS])
-    trending = tasks.stage("trending", outlets=[tasks.TRENDING])
-    features = tasks.stage("features", outlets=[tasks.FEATURES])
+    quality = tasks.stage("quality", outlets=[tasks.EVENTS], reuse=REUSE)
+    trending = tasks.stage("trending", outlets=[tasks.TRENDING], reuse=REUSE)
+    features = tasks.stage("features", outlets=[tasks.FEATURES], reuse=REUSE)
     materialize = tasks.stage("materialize")
     train_retrieval = tasks.stage("train_retrieval", minutes=360, epochs="{{ params.epochs }}", dim="{{ params.dim }}")
     evaluate_retrieval = tasks.gate("evaluate_retrieval", passed=["build_index", "train_ranker"])

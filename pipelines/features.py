@@ -30,7 +30,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
 from feature_repo import events as schema
-from pipelines import datasets, feature_rows, item_features, split, stage, user_features
+from pipelines import datasets, feature_rows, item_features, reuse, split, stage, user_features
 from pipelines import spark as engine
 from pipelines.datasets import Dataset, Lake
 from pipelines.feature_rows import Span
@@ -40,13 +40,28 @@ log = logging.getLogger(__name__)
 
 ITEM_STATS = datasets.feature_view("item_stats")
 BEFORE_HOLDOUT = 2  # days: a request in the first hour of the holdout sees the row of the day before
+VIEWS = (
+    *("item_stats", "item_content", "session_history"),
+    *("user_activity", "user_categories", "user_history", "user_profile"),
+)
 REPEAT_THRESHOLD = 0.15  # of purchases; above it people buy again, and a recommendation may repeat what they bought
 
 
-class Params(stage.Params):
+class Params(stage.DataParams):
     history_days: int | None = Field(
         None, ge=2, le=1000, description="past days that the first run fills; default: the holdout and two before it"
     )
+
+
+def touches(params: Params, settings: Settings) -> reuse.Touched:
+    """Reads the published days up to the day; writes the offline tables up to it, and its sequences."""
+    lake = datasets.lake(settings)
+    views = [datasets.feature_view(name) for name in VIEWS]
+    published, made = (
+        [lake.path(dataset, day) for dataset in group for day in lake.days(dataset, params.day)]
+        for group in (datasets.CLEAN.values(), views)
+    )
+    return reuse.Touched(published, [*made, lake.path(datasets.SEQUENCES, params.day)], params.facts())
 
 
 def main(params: Params, settings: Settings) -> stage.Result:

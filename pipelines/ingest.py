@@ -169,6 +169,7 @@ def main(params: Params, settings: Settings) -> stage.Result:
     return {
         "source": params.source,
         "since": since.date().isoformat() if since > sources.BEGINNING else None,
+        "since_asked": params.since.isoformat() if params.since else None,
         "day": params.day.isoformat(),
         "days": len(census.days),
         "first_day": min(census.days, default=None),

@@ -21,7 +21,7 @@ from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
 from feature_repo import events as schema
 from feature_repo.events import Table
-from pipelines import datasets, expectations, quality_report, stage
+from pipelines import datasets, expectations, quality_report, reuse, stage
 from pipelines import spark as engine
 from pipelines.datasets import Lake
 from pipelines.expectations import Check, Limits, Rule
@@ -35,7 +35,7 @@ PROFILE_ROWS = 1000  # a group with fewer rows has no telling share
 log = logging.getLogger(__name__)
 
 
-class Params(Limits, stage.Params):
+class Params(Limits, stage.DataParams):
     """What the quality gate is told."""
 
 
@@ -126,6 +126,17 @@ class Gate:
         marked = expectations.mark_known(marked, items.good, "item_id", expectations.KNOWN_ITEM)
         marked = expectations.mark_known(marked, users.good, "user_id", expectations.KNOWN_USER)
         return self.judge(schema.EVENTS, marked, [*rules, *history], least, why)
+
+
+def touches(params: Params, settings: Settings) -> reuse.Touched:
+    """Reads what ingest took from the source, known by its fingerprint; writes the published days up to the day."""
+    lake = datasets.lake(settings)
+    taken = stage.result_of(settings, params.run, "ingest")
+    facts = {name: taken[name] for name in ("source", "fingerprint", "since_asked")}
+    published = [
+        lake.path(dataset, day) for dataset in datasets.CLEAN.values() for day in lake.days(dataset, params.day)
+    ]
+    return reuse.Touched(writes=published, facts=params.facts() | facts)
 
 
 def main(params: Params, settings: Settings) -> stage.Result:

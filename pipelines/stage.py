@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_settings import CliApp, SettingsConfigDict
+from pydantic_settings import CliApp, CliExplicitFlag, SettingsConfigDict
 
-from pipelines import datasets
+from pipelines import datasets, reuse
 from pipelines.datasets import RunId
 from recsys import settings as configuration
 from recsys.errors import BadData, Exit, RecsysError, UsageError
 from recsys.settings import Settings
 
 Result = dict[str, Any]
+RUN_ONLY = {"run", "result", "reuse"}  # parameters that do not change what a stage makes
 log = logging.getLogger(__name__)
 
 # In the order of the daily DAG.
@@ -51,6 +52,18 @@ class Params(BaseModel):
     day: date = Field(description="the data day to process, YYYY-MM-DD (UTC)")
     run: RunId = Field(description="name of the run; stages of one run share it", pattern=r"^[A-Za-z0-9._-]{1,80}$")
     result: Path | None = Field(None, description="also write the result, one JSON object, to this file")
+
+
+class DataParams(Params):
+    """What a stage is told that keeps what it published if nothing it reads has changed."""
+
+    reuse: CliExplicitFlag[bool] = Field(
+        True, description="keep what an earlier run made from the same data, parameters and code"
+    )
+
+    def facts(self) -> dict[str, Any]:
+        """The parameters that the result depends on."""
+        return self.model_dump(mode="json", exclude=RUN_ONLY)
 
 
 def result_of(settings: Settings, run: RunId, stage: str) -> Result:
@@ -88,7 +101,7 @@ def run(stage: str, arguments: Sequence[str]) -> Exit:
         module = importlib.import_module(f"pipelines.{stage}")
         params = _parse(module.Params, stage, arguments)
         started = time.monotonic()
-        result: Result = module.main(params, settings)
+        result = _made(module, stage, params, settings)
         _keep(
             result | {"stage": stage, "seconds": round(time.monotonic() - started, 2)},
             params,
@@ -101,10 +114,26 @@ def run(stage: str, arguments: Sequence[str]) -> Exit:
     return Exit.OK
 
 
+def _made(module: Any, stage: str, params: Params, settings: Settings) -> Result:
+    """The result of a stage: kept from an earlier run if that stage can tell that it would be the same."""
+    if not isinstance(params, DataParams):
+        return module.main(params, settings)  # type: ignore[no-any-return]
+    record = reuse.Record(datasets.lake(settings).root / "lake" / "_kept" / stage / f"day={params.day}.json")
+    if params.reuse and (kept := record.result(module.touches(params, settings))):
+        log.info("nothing that %s reads has changed since run %s: what that published stays", stage, kept["made_by"])
+        return kept
+    result: Result = module.main(params, settings) | {"made_by": params.run}
+    record.keep(module.touches(params, settings), result)
+    return result
+
+
 def _named(model: type[Params], stage: str) -> type[Params]:
     """The same parameters with the stage's own name and purpose in `--help`, and options as `--like-this`."""
     config = SettingsConfigDict(
-        cli_prog_name=f"python -m pipelines {stage}", cli_kebab_case=True, frozen=True, extra="forbid"
+        cli_prog_name=f"python -m pipelines {stage}",
+        cli_kebab_case=True,
+        frozen=True,
+        extra="forbid",
     )
     return type(model.__name__, (model,), {"model_config": config, "__doc__": STAGES[stage], "__module__": __name__})
 

@@ -14,7 +14,7 @@ from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
 from feature_repo.events import SIGNAL_WEIGHT, EventType
-from pipelines import datasets, stage
+from pipelines import datasets, reuse, stage
 from pipelines import spark as engine
 from pipelines.datasets import Dataset, Lake
 from recsys.errors import BadData
@@ -28,7 +28,7 @@ VIEWED = (EventType.VIEW, EventType.CLICK, EventType.COMPLETE, EventType.LIKE, E
 log = logging.getLogger(__name__)
 
 
-class Params(stage.Params):
+class Params(stage.DataParams):
     """What the trending stage is told."""
 
     window_days: int = Field(60, ge=1, description="days of events read; four half-lives and more count for nothing")
@@ -221,6 +221,18 @@ def baskets_of(
         .where(F.col("place") <= basket_cap)
         .groupBy("kind", "basket")
         .agg(F.sort_array(F.collect_list("item_id")).alias("items"))
+    )
+
+
+def touches(params: Params, settings: Settings) -> reuse.Touched:
+    """Reads the published days up to the day; writes its two tables."""
+    lake = datasets.lake(settings)
+    published = [(dataset, d) for dataset in datasets.CLEAN.values() for d in lake.days(dataset, params.day)]
+    made = [(dataset, params.day) for dataset in (datasets.TRENDING, datasets.COVISITATION)]
+    return reuse.Touched(
+        [lake.path(*partition) for partition in published],
+        [lake.path(*partition) for partition in made],
+        params.facts(),
     )
 
 

@@ -75,7 +75,8 @@ def stage_batch(
     """Leave the staged tables and the result that ingest would."""
     result = datasets.run_folder(settings, RUN) / "ingest.json"
     result.parent.mkdir(parents=True, exist_ok=True)
-    result.write_text(json.dumps({"since": since and since.isoformat()}))
+    told = {"source": "test", "fingerprint": "f", "since_asked": None, "since": since and since.isoformat()}
+    result.write_text(json.dumps(told))
     lake = datasets.lake(settings)
     for table, rows in ((schema.EVENTS, events), (schema.ITEMS, items), (schema.USERS, users)):
         staged = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(list(rows), schema=loose(table))
