@@ -4,6 +4,7 @@ USER_EVENTS = ("view", "click", "add_to_cart", "purchase", "complete", "like", "
 ITEM_EVENTS = ("impression", *USER_EVENTS)
 WINDOWS_DAYS = (1, 7, 30)
 HISTORY_LENGTH = 100
+HISTORY = ("history_items", "history_events", "history_times")
 TOP_CATEGORIES = 10
 EMBEDDING_DIM = 128
 

@@ -155,19 +155,26 @@ def interactions(
     others = len(user_row)
     for batch in _batches(lake, day):
         owner = pc.list_parent_indices(batch.column("items")).to_numpy()
-        items, kinds, times = (pc.list_flatten(batch.column(name)).to_pylist() for name in ("items", "events", "times"))
+        items, kinds, times = (pc.list_flatten(batch.column(name)) for name in ("items", "events", "times"))
         visitors = _values(batch.column("visitor_id"))
         visitor = np.array([user_row.get(str(v), others + row) for row, v in enumerate(visitors)])
         others += len(visitors)
-        item = np.array([row_of.get(i, -1) for i in items], np.int64)
-        weight = np.array([events.SIGNAL_WEIGHT[kind] for kind in kinds], np.float64)
-        when = np.array(times, np.float64)
+        item = _mapped(items, row_of, -1).astype(np.int64)
+        weight = _mapped(kinds, events.SIGNAL_WEIGHT, 0.0)
+        when = times.to_numpy().astype(np.float64)
         kept = (when < cutoff) & (item >= 0)
         parts.append((visitor[owner[kept]], item[kept], baselines.age_days(when[kept], cutoff), weight[kept]))
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
     order = np.argsort(columns[0], kind="stable")
     visitor, item, age, weight = (column[order] for column in columns)
     return baselines.Interactions(visitor, item, age, weight)
+
+
+def _mapped(values: pa.Array, known: Mapping[str, float], default: float) -> NDArray[np.float64]:
+    """[n] what each string stands for."""
+    place = pc.index_in(values, value_set=pa.array(list(known), pa.string())).fill_null(len(known))
+    found: NDArray[np.float64] = np.array([*known.values(), default], np.float64)[place.to_numpy()]
+    return found
 
 
 def _preferences(lake: Lake, day: date) -> dict[str, list[str]]:

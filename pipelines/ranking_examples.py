@@ -20,18 +20,16 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
-from feast import FeatureStore
 from numpy.typing import NDArray
 
-from feature_repo import names, store, transforms
+from feature_repo import names, transforms
 from feature_repo.neighbours import NOBODY, Neighbours
 from models import ranker
-from pipelines import datasets, embedding
+from pipelines import datasets, embedding, ranking_requests
 from pipelines.datasets import Lake
 from pipelines.past import Past
 from pipelines.ranking_requests import Judged
 
-HISTORY = ("history_items", "history_events", "history_times")
 TAIL_SHARE = 0.15  # of the training requests, the newest
 BLOCK = 64  # requests scored against the catalogue at once
 log = logging.getLogger(__name__)
@@ -160,41 +158,6 @@ class Shelf:
         return ~(self._created[None, :] >= now[:, None])
 
 
-def users_at(features: FeatureStore, requests: pd.DataFrame, past: Past | None = None) -> dict[str, list[Any]]:
-    """What was known of each request's user at its time: columns of `transforms.Requests.users`.
-
-    From Feast by the same service as the predictor's, joined point in time. An anonymous visitor has the history of
-    the session alone. With `past`, a history goes on from midnight, where Feast's ends, up to the request.
-    """
-    when = pd.to_datetime((requests["time"] * 1e6).astype(np.int64), unit="us", utc=True)
-    asked = pd.DataFrame({"user_id": requests["user_id"], "event_timestamp": when})
-    found = {"user_id": asked["user_id"].tolist()} | store.historical(features, "ranking_v1", "user_id", asked)
-    anonymous = np.flatnonzero(requests["user_id"] == "")
-    if len(anonymous):
-        visits = pd.DataFrame({"session_id": requests["session_id"], "event_timestamp": when}).iloc[anonymous]
-        for name, values in store.historical(features, "session_v1", "session_id", visits).items():
-            for row, value in zip(anonymous, values, strict=True):
-                found[name][row] = value
-    if past is not None:
-        _go_on(found, requests, past)
-    return found
-
-
-def _go_on(found: dict[str, list[Any]], requests: pd.DataFrame, past: Past) -> None:
-    """Append what each visitor did between midnight and the request to its history."""
-    now = requests["time"].to_numpy()
-    midnight = now // transforms.SECONDS_PER_DAY * transforms.SECONDS_PER_DAY
-    for row, visitor in enumerate(_visitors(requests)):
-        today = past.between(visitor, midnight[row], now[row])
-        for name, values in zip(HISTORY, (today.items, today.events, today.times), strict=True):
-            found[name][row] = [*found[name][row], *values.tolist()][-names.HISTORY_LENGTH :]
-
-
-def _visitors(requests: pd.DataFrame) -> NDArray[np.object_]:
-    """[requests] whose past it is: the user's, or the session's where nobody is known."""
-    return np.where(requests["user_id"] != "", requests["user_id"], requests["session_id"])
-
-
 def build(
     judged: Judged,
     users: Mapping[str, list[Any]],
@@ -208,7 +171,7 @@ def build(
 
     Args:
         judged: requests and what came of them.
-        users: of `users_at`, for the same requests.
+        users: of `ranking_users.users_at`, for the same requests.
         shelf: the items.
         towers: of the run. history_length: what its user tower was trained with.
         plan: which candidates are kept.
@@ -234,7 +197,7 @@ def _queries(
     requests: pd.DataFrame, users: Mapping[str, list[Any]], towers: embedding.Towers, length: int
 ) -> NDArray[np.float32]:
     """[requests, dim] vectors by the user tower, as the predictor makes them."""
-    columns = [users[name] for name in (*HISTORY, "region", "age_group", "preferences")]
+    columns = [users[name] for name in (*names.HISTORY, "region", "age_group", "preferences")]
     times = requests["time"].to_numpy(np.float64)
     found = []
     for start in range(0, len(requests), embedding.BATCH):
@@ -258,7 +221,7 @@ def _allowed(
 ) -> NDArray[np.bool_]:
     """[requests, items] what may be recommended: there, legal in the region, and new to the visitor if it must be."""
     allowed = shelf.there(requests["time"].to_numpy())
-    asked = zip(_visitors(requests), requests["region"], requests["time"], strict=True)
+    asked = zip(ranking_requests.visitors(requests), requests["region"], requests["time"], strict=True)
     for row, (visitor, region, now) in enumerate(asked):
         if region:
             allowed[row] &= matrix.allowed[matrix.region_of.get(region, -1), :-1]

@@ -126,6 +126,11 @@ def visits(log: pd.DataFrame) -> Judged:
     return _judged(pages.drop(columns=["visit", "page"]), rows, rows["request"], shown=False)
 
 
+def visitors(requests: pd.DataFrame) -> NDArray[np.object_]:
+    """[requests] whose past it is: the user's, or the session's where nobody is known."""
+    return np.where(requests["user_id"] != "", requests["user_id"], requests["session_id"])
+
+
 def _pages(deeds: pd.DataFrame) -> NDArray[np.int64]:
     """[n] the page of each deed: how many times `PAGE` items of its visit were chosen strictly before it."""
     new = (~deeds.duplicated(["visit", "item_id"])).astype(np.int64)

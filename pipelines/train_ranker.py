@@ -27,6 +27,7 @@ from pipelines import (
     ranking_metrics,
     ranking_plots,
     ranking_requests,
+    ranking_users,
     split,
     stage,
     tracking,
@@ -122,7 +123,7 @@ def _examples(
         started = time.monotonic()
         past = Past.read(lake, params.day, [*part.requests["user_id"], *part.requests["session_id"]])
         # A list that was shown was made from what the store held; the pages of a visit are ours to cut.
-        users = ranking_examples.users_at(features, part.requests, None if judged.shown else past)
+        users = ranking_users.users_at(features, part.requests, None if judged.shown else past)
         plan = ranking_examples.Plan(settings.api.candidates, negatives, repeats, settings.seed)
         made.append(ranking_examples.build(part, users, shelf, towers, length, plan, past))
         spent = time.monotonic() - started

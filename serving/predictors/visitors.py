@@ -13,13 +13,12 @@ from typing import Any, Self
 
 from feast.types import Array
 
-from feature_repo import store, transforms
+from feature_repo import names, store, transforms
 from models.release import Release
 from recsys.errors import Retryable
 from recsys.inference import RankingRequest, RetrievalRequest
 from serving.predictors import stages
 
-HISTORY = ("history_items", "history_events", "history_times")
 log = logging.getLogger(__name__)
 
 
@@ -115,7 +114,7 @@ def _history(values: Mapping[str, Any], last_item: str, now: float) -> dict[str,
     (`transforms.request_time`). Events of the wall clock's later days are moved to the last second, in their
     order, so that they count as what they are: the newest.
     """
-    items, events, times = (list(values[name]) for name in HISTORY)
+    items, events, times = (list(values[name]) for name in names.HISTORY)
     if last_item:
         items, events, times = [*items, last_item], [*events, "view"], [*times, int(now)]
     latest = int(now) - 1

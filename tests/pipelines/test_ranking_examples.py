@@ -12,7 +12,7 @@ from feast import types
 
 from feature_repo import definitions, events, names, store, transforms
 from models import ranker
-from pipelines import datasets, past, ranking_examples, ranking_requests
+from pipelines import datasets, past, ranking_examples, ranking_requests, ranking_users
 from recsys.settings import Settings
 
 DAY = date(2026, 1, 20)
@@ -57,7 +57,7 @@ def put_user(settings: Settings, user_id: str, when: datetime, items: list[str])
 
 
 def users_at(settings: Settings, requests: pd.DataFrame, *known: past.Past) -> dict[str, list[Any]]:
-    return ranking_examples.users_at(store.apply(settings), requests, *known)
+    return ranking_users.users_at(store.apply(settings), requests, *known)
 
 
 def deeds(*views: tuple[str, int]) -> past.Deeds:
@@ -184,7 +184,7 @@ def visit(*chosen: str) -> ranking_requests.Judged:
 
 def nobody() -> dict[str, list[Any]]:
     known = {name: [None] for name in (*transforms.USER_COLUMNS, "age_group")} | {"user_id": ["ann"]}
-    return known | {name: [[]] for name in ranking_examples.HISTORY}
+    return known | {name: [[]] for name in names.HISTORY}
 
 
 def build(shelf: ranking_examples.Shelf, judged: ranking_requests.Judged, **plan: Any) -> ranking_examples.Examples:
