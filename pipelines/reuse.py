@@ -2,13 +2,14 @@
 
 A run that only tries other training parameters, or that is started twice, need not judge the same events and compute
 the same features again. A stage takes part by a function `touches(params, settings) -> Touched`; `pipelines.stage`
-does the rest. The code and its locked libraries count as inputs, and so does what was published: a partition that
-somebody deleted or replaced is made anew. `--reuse false` makes everything anew.
+does the rest. The code that the stage has loaded and the locked libraries count as inputs, and so does what was
+published: a partition that somebody deleted or replaced is made anew. `--reuse false` makes everything anew.
 """
 
 import hashlib
 import json
 import logging
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -17,7 +18,8 @@ from typing import Any
 
 from recsys.settings import REPOSITORY
 
-CODE = ("pipelines/**/*.py", "feature_repo/*.py", "infra/locks/platform.txt")
+PACKAGES = ("pipelines", "feature_repo", "models", "recsys")
+LOCK = REPOSITORY / "infra" / "locks" / "platform.txt"
 log = logging.getLogger(__name__)
 
 
@@ -70,8 +72,10 @@ def _files(folder: Path) -> list[tuple[str, int, int]]:
 
 @lru_cache(maxsize=1)
 def _code() -> str:
-    paths = sorted(path for pattern in CODE for path in REPOSITORY.glob(pattern))
-    return _sha256({str(path.relative_to(REPOSITORY)): path.read_text() for path in paths})
+    """SHA-256 of our modules that this process had loaded when it first asked, and of the lock."""
+    names = sorted(name for name in sys.modules if name.partition(".")[0] in PACKAGES)
+    sources = [Path(path) for name in names if (path := getattr(sys.modules[name], "__file__", None))]
+    return _sha256({str(path): path.read_text() for path in (*sources, LOCK)})
 
 
 def _sha256(value: Any) -> str:

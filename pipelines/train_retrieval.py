@@ -87,15 +87,16 @@ def settle(params: Params, counted: corpus.Census, cutoff: datetime, repeats: bo
     """Hyperparameters from the size of the data, where the caller has not decided.
 
     Batch: a power of two near a ninth of the items, since each step embeds all items, whatever the batch. Epochs:
-    about 1.4 million events in all, so that training time stays level, within 2 to 8. Statistics are looked up about
-    weekly, each moment shared by enough events to fill batches. Targets count half after a twenty-fourth of the span,
-    which is half of what the holdout asks about; a visit is cut no more seldom than targets count half.
+    about 1.4 million events in all, so that training time stays level, and fewer where a larger batch learns at a
+    larger rate, within 2 to 8. Statistics are looked up about weekly, each moment shared by enough events to fill
+    batches. Targets count half after a twenty-fourth of the span, which is half of what the holdout asks about; a
+    visit is cut no more seldom than targets count half.
     """
     items, events = len(counted.words.items), counted.events
     days = (cutoff.timestamp() - counted.first_time) / transforms.SECONDS_PER_DAY
     batch = params.batch_size or 1 << int(np.clip(np.log2(max(items, 1) / 9), 8, 10))
     rate = params.learning_rate or 0.002 * min(batch / 256, 2)
-    epochs = params.epochs or int(np.clip(1_400_000 // max(events, 1), 2, 8))
+    epochs = params.epochs or int(np.clip(1_400_000 / max(events, 1) * np.sqrt(256 / batch), 2, 8))
     negatives = params.negatives if params.negatives is not None else (0 if items <= FULL_SOFTMAX else 8192)
     weekly = int(np.clip(days // 7, 1, 52))
     moments = params.moments if params.moments is not None else min(weekly, events // 2_000)
