@@ -57,7 +57,7 @@ class Shape:
     head: int = 32
     dropout: float = 0.35
     unknown: float = 0.1
-    listwise: float = 3.0
+    listwise: float = 0.3
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,7 @@ class Start:
 
     @staticmethod
     def learn(column: int, score: NDArray[Any], clicked: NDArray[Any], log_rate: NDArray[Any]) -> "Start":
-        """From training rows [n]: the logistic regression of clicks on the score. Scores of the towers are log odds up
-        to a constant, so the slope is drawn to 1."""
+        """From training rows [n]: the logistic regression of clicks on the score."""
         usual = float(score.mean())
         slope, shift = _platt(score.astype(np.float64) - usual, clicked, -log_rate)
         return Start(column, float(slope), float(shift - slope * usual), usual)

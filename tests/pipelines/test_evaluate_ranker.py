@@ -85,7 +85,7 @@ def test_a_test_without_anything_to_find_fails() -> None:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[ranker.Scorer, list[dict[str, float]]]:
     older, tail = examples().tail()
     options = train_ranker.Params(day="2026-01-01", run="r", epochs=6, batch=8, learning_rate=5e-3)
-    model, curve = train_ranker.fit(older, tail, options, seed=3)
+    model, curve = train_ranker.fit(older, tail, options, seed=3, listwise=0.3)
     folder = tmp_path_factory.mktemp("ranker") / "model"
     ranker.Served(model, train_ranker.calibration(model, tail)).save(folder, len(transforms.RANKING_FEATURES))
     return ranker.Scorer.load(folder), curve
@@ -109,8 +109,27 @@ def test_training_again_with_the_seed_gives_the_same_curve(
 ) -> None:
     older, tail = examples().tail()
     options = train_ranker.Params(day="2026-01-01", run="r", epochs=6, batch=8, learning_rate=5e-3)
-    _, curve = train_ranker.fit(older, tail, options, seed=3)
+    _, curve = train_ranker.fit(older, tail, options, seed=3, listwise=0.3)
     assert [p["tail_loss"] for p in curve] == pytest.approx([p["tail_loss"] for p in trained[1]], rel=1e-5)
+
+
+@pytest.mark.parametrize(("much", "chosen"), [(0.0, 0.3), (0.5, 3.0)], ids=["alike", "better"])
+def test_a_heavier_ranking_loss_must_order_the_tail_clearly_better(
+    monkeypatch: pytest.MonkeyPatch, much: float, chosen: float
+) -> None:
+    older, tail = examples().tail()
+    signal = tail.gains(ranker.BLEND)
+
+    def fit(*_: Any) -> tuple[float, list[dict[str, float]]]:
+        return _[-1], []
+
+    def scores(weight: float, _: Any) -> Any:
+        return signal * (much if weight == max(train_ranker.LISTWISE) else 0.0)
+
+    monkeypatch.setattr(train_ranker, "fit", fit)
+    monkeypatch.setattr(train_ranker, "_scores", scores)
+    options = train_ranker.Params(day="2026-01-01", run="r")
+    assert train_ranker.best(older, tail, options, seed=3)[2] == chosen
 
 
 def test_xgboost_learns_from_the_same_rows() -> None:
