@@ -172,7 +172,8 @@ def _second_run(settings: Settings, first: release.Release) -> None:
     with artifact.draft(
         root / "models", kind="ranker", run="second", as_of=ranker.manifest.as_of, parents=parents
     ) as work:
-        shutil.copytree(ranker.path / "model", work.path / "model")
+        ignored = shutil.ignore_patterns(artifact.MANIFEST)
+        shutil.copytree(ranker.path, work.path, ignore=ignored, dirs_exist_ok=True)
         work.meta.update(ranker.manifest.meta, blend={"click": 0.0, "cart": 0.0, "purchase": 1.0})
     result = root / "runs" / "second" / "train_ranker.json"
     told = json.loads(result.read_text())
