@@ -95,9 +95,9 @@ NEIGHBOURS: Mapping[str, str] = {
     for relation, meaning in RELATIONS.items()
     for name, doc in {
         **{
-            f"{relation}_{name}": f"sum of the history's weights that have the item as a neighbour ({meaning}), halved "
-            f"by every {events:g} events since"
-            for name, events in HALF_LIVES_EVENTS.items()
+            f"{relation}_{since}": f"sum of the history's weights that have the item as a neighbour ({meaning}), "
+            f"halved by every {events:g} events since"
+            for since, events in HALF_LIVES_EVENTS.items()
         },
         f"{relation}_best": "the largest of these weights",
     }.items()

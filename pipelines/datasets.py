@@ -90,6 +90,10 @@ class Lake:
         """The folder of one partition, whether it exists or not."""
         return self.folder(dataset) / f"{dataset.partition}={partition}"
 
+    def record(self, stage: str, day: date) -> Path:
+        """The file in which a stage of the data remembers what it made for a day, and from what."""
+        return self.root / "lake" / "_kept" / stage / f"day={day}.json"
+
     def days(self, dataset: Dataset, until: date | None = None) -> list[date]:
         """The days that a dataset holds, oldest first, up to and including `until`."""
         names = (p.name for p in self.folder(dataset).glob("day=*"))

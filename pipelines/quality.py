@@ -132,7 +132,7 @@ def touches(params: Params, settings: Settings) -> reuse.Touched:
     """Reads what ingest took from the source, known by its fingerprint; writes the published days up to the day."""
     lake = datasets.lake(settings)
     taken = stage.result_of(settings, params.run, "ingest")
-    facts = {name: taken[name] for name in ("source", "fingerprint", "since_asked")}
+    facts = {name: taken.get(name) for name in ("source", "fingerprint", "since_asked")}
     published = [
         lake.path(dataset, day) for dataset in datasets.CLEAN.values() for day in lake.days(dataset, params.day)
     ]

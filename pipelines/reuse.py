@@ -54,6 +54,9 @@ class Record:
             kept = json.loads(self.path.read_text())
         except FileNotFoundError:
             return None
+        except ValueError as error:
+            log.warning("%s is torn (%s); everything is made anew, and the file with it", self.path, error)
+            return None
         found: dict[str, Any] | None = kept["result"] if kept["digest"] == touched.digest() else None
         return found
 

@@ -118,7 +118,7 @@ def _made(module: Any, stage: str, params: Params, settings: Settings) -> Result
     """The result of a stage: kept from an earlier run if that stage can tell that it would be the same."""
     if not isinstance(params, DataParams):
         return module.main(params, settings)  # type: ignore[no-any-return]
-    record = reuse.Record(datasets.lake(settings).root / "lake" / "_kept" / stage / f"day={params.day}.json")
+    record = reuse.Record(datasets.lake(settings).record(stage, params.day))
     if params.reuse and (kept := record.result(module.touches(params, settings))):
         log.info("nothing that %s reads has changed since run %s: what that published stays", stage, kept["made_by"])
         return kept
@@ -130,10 +130,7 @@ def _made(module: Any, stage: str, params: Params, settings: Settings) -> Result
 def _named(model: type[Params], stage: str) -> type[Params]:
     """The same parameters with the stage's own name and purpose in `--help`, and options as `--like-this`."""
     config = SettingsConfigDict(
-        cli_prog_name=f"python -m pipelines {stage}",
-        cli_kebab_case=True,
-        frozen=True,
-        extra="forbid",
+        cli_prog_name=f"python -m pipelines {stage}", cli_kebab_case=True, frozen=True, extra="forbid"
     )
     return type(model.__name__, (model,), {"model_config": config, "__doc__": STAGES[stage], "__module__": __name__})
 

@@ -1,7 +1,8 @@
 """Train the multi-task ranker on requests that the towers never saw.
 
 The holdout of `pipelines.split` is cut by time: the first 70 % are for training, whose newest part stops training
-early and calibrates the heads; the rest is written to the run's folder for `evaluate_ranker`, untouched.
+early, chooses the weight of the ranking loss and calibrates the heads; the rest is written to the run's folder for
+`evaluate_ranker`, untouched.
 """
 
 import logging

@@ -6,7 +6,7 @@ from datetime import date, timedelta
 import pyarrow as pa
 import pytest
 
-from pipelines import datasets, stage, trending
+from pipelines import datasets, quality, stage, trending
 from pipelines.datasets import RunId
 from recsys.errors import Exit
 from recsys.settings import Settings
@@ -79,9 +79,32 @@ def test_a_person_can_have_it_made_anew(made: list[RunId]) -> None:
 
 def test_other_code_makes_it_anew(settings: Settings, made: list[RunId], monkeypatch: pytest.MonkeyPatch) -> None:
     run("first")
-    record = datasets.lake(settings).root / "lake" / "_kept" / "trending" / f"day={DAY}.json"
+    record = datasets.lake(settings).record("trending", DAY)
     kept = json.loads(record.read_text())
     monkeypatch.setattr("pipelines.reuse._code", lambda: "other")
     run("second")
     assert made == ["first", "second"]
     assert json.loads(record.read_text())["digest"] != kept["digest"]
+
+
+def test_a_torn_record_makes_it_anew(settings: Settings, made: list[RunId]) -> None:
+    run("first")
+    datasets.lake(settings).record("trending", DAY).write_text('{"digest": "')
+    run("second")
+    run("third")
+    assert made == ["first", "second"]
+
+
+@pytest.mark.parametrize("other", [{"fingerprint": "f2"}, {"since_asked": "2026-03-01"}, {"source": "bus"}], ids=str)
+def test_quality_knows_its_batch_by_what_ingest_took(settings: Settings, other: dict[str, str]) -> None:
+    taken = {"source": "canonical:x", "fingerprint": "f1", "since_asked": None}
+
+    def digest(name: str, told: dict[str, str | None]) -> str:
+        folder = datasets.run_folder(settings, RunId(name))
+        folder.mkdir(parents=True)
+        (folder / "ingest.json").write_text(json.dumps(told))
+        return quality.touches(quality.Params(day=DAY, run=RunId(name)), settings).digest()
+
+    first = digest("first", taken)
+    assert digest("second", dict(taken)) == first
+    assert digest("third", taken | other) != first
