@@ -36,20 +36,26 @@ def rendered(dag, params: dict) -> dict[str, str]:
     return commands
 
 
+def defaults(dag) -> dict:
+    """The form as it opens."""
+    return {name: param.value for name, param in dag.params.items()} if dag.params else {}
+
+
 @pytest.mark.parametrize("dag_id", ["daily", "intraday", "trending"])
 def test_the_rendered_commands_are_those_of_the_golden_file(bag: DagBag, dag_id: str) -> None:
     dag = bag.dags[dag_id]
-    params = {name: param.value for name, param in dag.params.items()} if dag.params else {}
     golden = json.loads((GOLDEN / f"{dag_id}.json").read_text())
-    assert rendered(dag, params) == golden
+    assert rendered(dag, defaults(dag)) == golden
 
 
 def test_a_filled_form_reaches_the_stages(bag: DagBag) -> None:
-    form = {"day": "2010-12-09", "source": "online_retail:/data/x.parquet", "epochs": 3, "dim": 64, "approve": False}
-    commands = rendered(bag.dags["daily"], form)
+    form = {"day": "2010-12-09", "source": "online_retail:/data/x.parquet", "epochs": 3, "dim": 64, "reuse": False}
+    commands = rendered(bag.dags["daily"], defaults(bag.dags["daily"]) | form)
     assert "--day 2010-12-09 " in commands["deploy"]
     assert commands["ingest"].endswith("--source online_retail:/data/x.parquet")
     assert commands["train_retrieval"].endswith("--dim 64 --epochs 3")
+    for stage in ("quality", "trending", "features"):
+        assert commands[stage].endswith("--reuse False")
 
 
 def test_all_stages_of_a_run_share_a_name_that_survives_a_retry() -> None:
