@@ -127,7 +127,7 @@ def test_a_heavier_ranking_loss_must_order_the_tail_clearly_better(
         return signal * (much if weight == max(train_ranker.LISTWISE) else 0.0)
 
     monkeypatch.setattr(train_ranker, "fit", fit)
-    monkeypatch.setattr(train_ranker, "_scores", scores)
+    monkeypatch.setattr(train_ranker, "scores", scores)
     options = train_ranker.Params(day="2026-01-01", run="r")
     assert train_ranker.best(older, tail, options, seed=3)[2] == chosen
 
