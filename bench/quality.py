@@ -109,17 +109,18 @@ def whole_funnel(split: protocol.Split, settings: Settings) -> Found:
 
 def trained(split: protocol.Split, lake: datasets.Lake, settings: Settings) -> "two_tower.Towers":
     """The towers by the pipeline's training, on all that may be fitted on."""
-    from models import two_tower
+    from models import two_tower, workers
     from pipelines import corpus, train_retrieval
 
     # One left out is the very next event, as far as ties in time let one tell; a window asks for what the weeks bring.
     params = train_retrieval.Params(day=split.day, run=RUN, **({"fade": NEXT_FADE} if split.window is None else {}))
     repeats = bool(stage.result_of(settings, RUN, "features")["allow_repeats"])
+    strategy = workers.strategy()
     with tempfile.TemporaryDirectory() as folder:
         found = corpus.source(lake, split.day, datasets.end_of(split.day))
         counted = corpus.census(found)
         recipe = train_retrieval.settle(params, counted, found.cutoff, repeats)
-        made = train_retrieval.train(params, found, counted, recipe, settings.seed, Path(folder), _tell)
+        made = train_retrieval.train(params, found, counted, recipe, settings.seed, Path(folder), _tell, strategy)
         two_tower.save(made.model, counted.words, Path(folder))
         return two_tower.Towers.load(Path(folder))
 
