@@ -140,6 +140,7 @@ def _examples(
         log.info("%d requests, %d rows of examples in %.1f s", len(part.requests), len(made[-1]), spent)
     train, test = made
     facts = {
+        "together": item_neighbours.together(len(neighbours.item_ids), params.ease_items),
         "shown": judged.shown,
         "requests_found": len(judged.requests),
         "train_requests": len(train.time),
