@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 class Params(stage.Params):
     epochs: int | None = Field(
-        None, ge=1, description="passes over the examples; default: by the number of events, 3 to 10"
+        None, ge=1, description="passes over the examples; default: by the number of events, 2 to 8"
     )
     dim: int = Field(names.EMBEDDING_DIM, ge=8, le=1024, description="length of the embeddings")
     batch_size: int | None = Field(None, ge=8, description="examples per step; default: by the items, 256 to 1024")

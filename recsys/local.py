@@ -71,7 +71,8 @@ def up(settings: Settings, progress: Progress | None = None, timeout: float = ST
         timeout: seconds for all of it.
 
     Raises:
-        Permanent: a program is not installed, a port is taken by a stranger, or a program will not start.
+        Permanent: a program is not installed, a port is taken by a stranger, or a program other than a predictor will
+            not start.
         Retryable: something is not healthy in time.
     """
     _require_installed(settings)
@@ -317,15 +318,22 @@ def _migrate_airflow(settings: Settings) -> None:
 
 
 def _wait_healthy(settings: Settings, deadline: float, progress: Progress) -> list[ServiceStatus]:
+    """A predictor that gives up does not keep the rest down: the API has its rungs below, and a new release, which is
+    what may be needed after new code, is made by the rest."""
+    predictors = {program.name for program in programs.of(settings) if program.colour}
     while True:
         found = status(settings)
-        waiting = [service for service in found if service.expected and not service.healthy]
+        unhealthy = [service for service in found if service.expected and not service.healthy]
+        over = [service for service in unhealthy if service.state in ("FATAL", "EXITED")]
+        for service in over:
+            if service.name not in predictors:
+                raise Permanent(_why(settings, service))
+        waiting = [service for service in unhealthy if service not in over]
         if not waiting:
+            for service in over:
+                log.warning("%s; a new release takes its place: `recsys run daily`", _why(settings, service))
             return found
         progress(f"waiting for {', '.join(service.name for service in waiting)}")
-        for service in waiting:
-            if service.state in ("FATAL", "EXITED"):
-                raise Permanent(_why(settings, service))
         if time.monotonic() > deadline:
             raise Retryable("not healthy in time: " + "; ".join(_why(settings, service) for service in waiting))
         time.sleep(_POLL)

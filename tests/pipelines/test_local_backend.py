@@ -7,7 +7,7 @@ import fake_release
 import psutil
 import pytest
 
-from models import artifact
+from models import artifact, release
 from pipelines import datasets, deploy, registry, smoke
 from pipelines.local_backend import LocalBackend
 from recsys import local, supervisor
@@ -43,6 +43,10 @@ def prepare(shop: Settings, run: str, seed: int) -> None:
     fake_release.keep(shop, name, "train_ranker", {"artifact": refs["ranker"]})
     for gate in deploy.GATES:
         fake_release.keep(shop, name, gate, {"passed": True, "reasons": [], "metrics": {}})
+
+
+def rot(folder: Path) -> None:
+    next(path for path in folder.rglob("*") if path.is_file() and path.name != artifact.MANIFEST).write_bytes(b"rot")
 
 
 def params(run: str) -> deploy.Params:
@@ -87,6 +91,26 @@ def test_two_releases_a_crash_and_a_rollback(shop: Settings) -> None:
 
 
 @pytest.mark.services
+@pytest.mark.timeout(900)
+def test_a_live_release_that_no_longer_starts_does_not_keep_a_new_one_from_going_live(shop: Settings) -> None:
+    """As after new code that needs other features: the ranker of yesterday is refused, and all else must run."""
+    try:
+        local.up(shop)
+        first = deploy.main(params("r1"), shop)
+        local.down(shop)
+        rot(Path(shop.storage.root) / first["release"]["artifacts"]["ranker"]["path"])
+        services = {service.name: service for service in local.up(shop)}
+        assert services["retrieval-blue"].healthy
+        assert not services["ranking-blue"].healthy
+        second = deploy.main(params("r2"), shop)
+        assert second["release"]["colour"] == "green"
+        assert second["shadow"]["live"]["failed"] == 20
+        assert smoke.answers(LocalBackend(shop), release.Releases(Path(shop.storage.root)).live())
+    finally:
+        local.down(shop)
+
+
+@pytest.mark.services
 @pytest.mark.timeout(600)
 def test_a_predictor_refuses_a_release_that_rotted_after_the_bundle(
     shop: Settings, monkeypatch: pytest.MonkeyPatch
@@ -95,10 +119,7 @@ def test_a_predictor_refuses_a_release_that_rotted_after_the_bundle(
     real = deploy._load
 
     def rot_and_load(backend: LocalBackend, book: deploy.Ledger, release: deploy.Release, timeout: float) -> None:
-        folder = book.root / release.artifacts["ranker"].path
-        next(path for path in folder.rglob("*") if path.is_file() and path.name != artifact.MANIFEST).write_bytes(
-            b"rot"
-        )
+        rot(book.root / release.artifacts["ranker"].path)
         real(backend, book, release, timeout)
 
     monkeypatch.setattr(deploy, "_load", rot_and_load)
