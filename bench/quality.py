@@ -70,7 +70,7 @@ def main() -> None:
 
 def two_towers(split: protocol.Split, settings: Settings) -> Scores:
     """Both towers, trained and asked as in production: one query vector, one vector an item, inner product."""
-    from models import two_tower, vocabulary  # TensorFlow, which the peers do without
+    from models import two_tower, vocabulary, workers  # TensorFlow, which the peers do without
     from pipelines import corpus, train_retrieval
 
     lake = prepared(split, settings)
@@ -81,7 +81,8 @@ def two_towers(split: protocol.Split, settings: Settings) -> Scores:
         found = corpus.source(lake, split.day, datasets.end_of(split.day))
         counted = corpus.census(found)
         recipe = train_retrieval.settle(params, counted, found.cutoff, repeats)
-        trained = train_retrieval.train(params, found, counted, recipe, settings.seed, Path(folder), _tell)
+        strategy = workers.strategy()
+        trained = train_retrieval.train(params, found, counted, recipe, settings.seed, Path(folder), _tell, strategy)
         two_tower.save(trained.model, counted.words, Path(folder))
         towers = two_tower.Towers.load(Path(folder))
         users = embed_users(split, towers, params.history_length)
