@@ -193,7 +193,7 @@ def pair(world: World, port_block: Callable[[], int], tmp_path: Path) -> Callabl
                     processes.append(
                         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
                     )
-            told = [process.communicate(timeout=240)[0] for process in processes]
+            told = [process.communicate(timeout=400)[0] for process in processes]
         finally:
             for process in processes:
                 process.kill()
