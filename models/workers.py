@@ -49,17 +49,19 @@ def count() -> int:
     return int(tf.distribute.get_strategy().num_replicas_in_sync)
 
 
-def shared(found: Any, read: Callable[[int, int], Any]) -> Any:
+def shared(found: Any, read: Callable[[int, int], Any], steps: int) -> Any:
     """What Keras' fit reads, in the same order whatever the number of workers.
 
     Args:
         read: makes a tf.data.Dataset of what a worker learns from, from its number and how many there are.
+        steps: its batches. Without the number Keras would run into the end of the data, and there move Adam's state
+            once more for a step that has none.
     """
 
     def part(worker: Any) -> Any:
         dataset = read(worker.input_pipeline_id, worker.num_input_pipelines)
         if worker.num_input_pipelines == 1:
-            return dataset
+            return dataset.apply(tf.data.experimental.assert_cardinality(steps))
         # Keras opens a dataset twice before the first epoch and once before each other, and each time it is shuffled
         # anew; one that is distributed it opens once, and reads on.
         iter(dataset)

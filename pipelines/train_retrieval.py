@@ -237,11 +237,10 @@ def fit(
     enough = examples.batches([kept_out], layout, 1) >= FEWEST_WATCHED
     folders = [learnt] if enough else [learnt, kept_out]
     strategy = model.distribute_strategy
-    several = strategy.num_replicas_in_sync > 1
-    data = workers.shared(strategy, partial(examples.dataset, folders, layout, recipe.batch, seed))
-    valid = partial(examples.dataset, [kept_out], layout, recipe.batch, None)
-    watched = workers.shared(strategy, valid) if enough else None
     steps, watched_steps = (examples.batches(those, layout, recipe.batch) for those in (folders, [kept_out]))
+    data = workers.shared(strategy, partial(examples.dataset, folders, layout, recipe.batch, seed), steps)
+    valid = partial(examples.dataset, [kept_out], layout, recipe.batch, None)
+    watched = workers.shared(strategy, valid, watched_steps) if enough else None
     falling = keras.optimizers.schedules.CosineDecay(recipe.rate, max(steps * recipe.epochs, 1))
     with strategy.scope():
         model.compile(keras.optimizers.Adam(falling))
@@ -264,9 +263,9 @@ def fit(
     model.fit(
         data,
         epochs=recipe.epochs,
-        steps_per_epoch=steps if several else None,
+        steps_per_epoch=steps,
         validation_data=watched,
-        validation_steps=watched_steps if several else None,
+        validation_steps=watched_steps,
         callbacks=calls,
         verbose=0,
     )
