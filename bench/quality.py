@@ -14,18 +14,22 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench import figures, protocol
-from feature_repo import transforms
+from feature_repo import names, transforms
 from pipelines import baselines, datasets, stage
 from pipelines.datasets import RunId
 from recsys import settings as configuration
 from recsys.settings import Settings, Storage
+
+if TYPE_CHECKING:
+    from models import two_tower
 
 SPLITS = configuration.REPOSITORY.parent / "shared" / "eval" / "splits"
 RUN = RunId("bench")
@@ -70,24 +74,32 @@ def main() -> None:
 
 def two_towers(split: protocol.Split, settings: Settings) -> Scores:
     """Both towers, trained and asked as in production: one query vector, one vector an item, inner product."""
-    from models import two_tower, vocabulary  # TensorFlow, which the peers do without
-    from pipelines import corpus, train_retrieval
+    from models import vocabulary  # TensorFlow, which the peers do without
+    from pipelines import corpus
 
     lake = prepared(split, settings)
+    towers = trained(split, lake, settings, datasets.end_of(split.day))
+    users = embed_users(split, towers, names.HISTORY_LENGTH)
+    stats = corpus.known_stats(lake, split.day, tuple(split.items["item_id"]))[vocabulary.FIRST :]
+    items = embed_items(split, towers, stats)
+    return lambda rows: users[rows] @ items.T
+
+
+def trained(split: protocol.Split, lake: datasets.Lake, settings: Settings, cutoff: datetime) -> "two_tower.Towers":
+    """The towers by the pipeline's training, on what came before a moment."""
+    from models import two_tower
+    from pipelines import corpus, train_retrieval
+
     # One left out is the very next event, as far as ties in time let one tell; a window asks for what the weeks bring.
     params = train_retrieval.Params(day=split.day, run=RUN, **({"fade": NEXT_FADE} if split.window is None else {}))
     repeats = bool(stage.result_of(settings, RUN, "features")["allow_repeats"])
     with tempfile.TemporaryDirectory() as folder:
-        found = corpus.source(lake, split.day, datasets.end_of(split.day))
+        found = corpus.source(lake, split.day, cutoff)
         counted = corpus.census(found)
         recipe = train_retrieval.settle(params, counted, found.cutoff, repeats)
-        trained = train_retrieval.train(params, found, counted, recipe, settings.seed, Path(folder), _tell)
-        two_tower.save(trained.model, counted.words, Path(folder))
-        towers = two_tower.Towers.load(Path(folder))
-        users = embed_users(split, towers, params.history_length)
-        stats = corpus.known_stats(lake, split.day, tuple(split.items["item_id"]))[vocabulary.FIRST :]
-        items = embed_items(split, towers, stats)
-    return lambda rows: users[rows] @ items.T
+        made = train_retrieval.train(params, found, counted, recipe, settings.seed, Path(folder), _tell)
+        two_tower.save(made.model, counted.words, Path(folder))
+        return two_tower.Towers.load(Path(folder))
 
 
 def prepared(split: protocol.Split, settings: Settings) -> datasets.Lake:
