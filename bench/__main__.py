@@ -4,7 +4,7 @@
 
 What needs nothing runs always; the pipeline runs on DATA; the API and the predictors are measured if the platform is
 up with a live release, and left out with a word if it is not. `python -m bench --only platform` measures a rollback
-and a start.
+and a start, `--only position` the ranker of a simulated shop against the truth.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from recsys import settings as configuration
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results.jsonl"
-ALONE = ("simulator", "ingest", "index", "ranker")
+ALONE = ("simulator", "ingest", "index", "training", "ranker")
 ON_THE_PLATFORM = ("predictors", "api")
 
 

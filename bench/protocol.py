@@ -18,7 +18,7 @@ k could do. View `all`: what a user had before may be recommended and counts; `n
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +37,7 @@ PLACES_BELOW = 10_000_000  # a `ts` that is smaller is a place in a sequence
 LEAD_SECONDS = 43_200  # a window is asked about at noon of its first day
 BANDS = (18, 25, 35, 45, 55, 65)
 DEPTH = 1_000
+PLACES = 8  # events of a user that are left out at most, where the question is asked earlier
 Ints = NDArray[np.int64]
 
 
@@ -51,6 +52,7 @@ class Split:
         future: user_id, item_id of the part.
         items, users: as in the folder.
         window: epoch seconds of the first moment predicted; None where one is left out per user.
+        days: that the window lasts; 0 where there is none.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Split:
     items: pd.DataFrame
     users: pd.DataFrame
     window: float | None
+    days: int = 0
 
     @property
     def views(self) -> tuple[str, ...]:
@@ -138,7 +141,11 @@ def load(folder: Path, part: Part) -> Split:
     if by_time:
         fit = pd.concat([fit, *(_read(path) for path in baskets if path.exists())], ignore_index=True)
     users = folder / "users.parquet"
-    window = datetime.fromisoformat(meta[f"{part}_window"][0]).replace(tzinfo=UTC).timestamp() if by_time else None
+    window, until = (
+        (datetime.fromisoformat(moment).replace(tzinfo=UTC).timestamp() for moment in meta[f"{part}_window"])
+        if by_time
+        else (None, None)
+    )
     return Split(
         name=folder.name,
         part=part,
@@ -148,7 +155,27 @@ def load(folder: Path, part: Part) -> Split:
         items=pd.read_parquet(folder / "items.parquet").astype({"item_id": str}),
         users=pd.read_parquet(users).astype({"user_id": str}) if users.exists() else pd.DataFrame({"user_id": []}),
         window=window,
+        days=round((until - window) / DAY) if by_time else 0,
     )
+
+
+def earlier(split: Split) -> Split:
+    """The question of a split asked one step earlier, about what may be fitted on: for what is learnt on top of models
+    that must not know the answer.
+
+    By time, it is the window of the same length before. Otherwise the last events of each user are left out, `PLACES`
+    or a third of them.
+    """
+    if split.window is not None:
+        start = split.window - split.days * DAY
+        known, fit = (frame[frame["time"] < start].reset_index(drop=True) for frame in (split.known, split.fit))
+        future = split.known[split.known["time"] >= start]
+        return replace(split, known=known, fit=fit, future=future, window=start)
+    fit = split.fit.sort_values(["user_id", "time"], kind="stable")
+    by_user = fit.groupby("user_id")["item_id"]
+    out = by_user.cumcount(ascending=False) < np.minimum(PLACES, by_user.transform("size") // 3)
+    known = fit[~out].reset_index(drop=True)
+    return replace(split, known=known, fit=known.sort_values("time", kind="stable", ignore_index=True), future=fit[out])
 
 
 def _read(path: Path) -> pd.DataFrame:

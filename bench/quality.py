@@ -13,8 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from datetime import datetime
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +38,7 @@ SHOWN = {
     "new": ("recall@5", "recall@10", "recall@20", "recall@100", "recall@500", "ndcg@5", "ndcg@10", "ndcg@20", "hr@10"),
 }
 Scores = Callable[[slice], NDArray[np.floating]]
+Found = Mapping[str, Scores]  # by name; the first is the model, others are what it is to be seen beside
 log = logging.getLogger(__name__)
 
 
@@ -59,45 +59,68 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         settings = configuration.load().model_copy(update={"storage": Storage(root=str(options.root or scratch))})
         started = time.monotonic()
-        scores = MODELS[options.model](split, settings)
+        found = MODELS[options.model](split, settings)
         seconds = time.monotonic() - started
     for view in split.views:
-        lists = protocol.rank(split, scores, view)
-        if view == split.views[0] and options.out:
-            protocol.save(split, lists, options.out)
-        found = protocol.figures(split, lists, view)
-        facts = {"dataset": split.name, "part": split.part, "model": options.model, "view": view}
-        for name in SHOWN[view]:
-            figures.report(f"quality.{name}", found[name], "share", users=int(found["users"]), **facts)
+        for model, scores in found.items():
+            lists = protocol.rank(split, scores, view)
+            if view == split.views[0] and model == options.model and options.out:
+                protocol.save(split, lists, options.out)
+            reached = protocol.figures(split, lists, view)
+            facts = {"dataset": split.name, "part": split.part, "model": model, "view": view}
+            for name in SHOWN[view]:
+                figures.report(f"quality.{name}", reached[name], "share", users=int(reached["users"]), **facts)
     figures.report("quality.seconds", seconds, "s", dataset=split.name, part=split.part, model=options.model)
 
 
-def two_towers(split: protocol.Split, settings: Settings) -> Scores:
+def two_towers(split: protocol.Split, settings: Settings) -> Found:
     """Both towers, trained and asked as in production: one query vector, one vector an item, inner product."""
     from models import vocabulary  # TensorFlow, which the peers do without
     from pipelines import corpus
 
     lake = prepared(split, settings)
-    towers = trained(split, lake, settings, datasets.end_of(split.day))
+    towers = trained(split, lake, settings)
     users = embed_users(split, towers, names.HISTORY_LENGTH)
     stats = corpus.known_stats(lake, split.day, tuple(split.items["item_id"]))[vocabulary.FIRST :]
     items = embed_items(split, towers, stats)
-    return lambda rows: users[rows] @ items.T
+    return {"two_tower": lambda rows: users[rows] @ items.T}
 
 
-def trained(split: protocol.Split, lake: datasets.Lake, settings: Settings, cutoff: datetime) -> "two_tower.Towers":
-    """The towers by the pipeline's training, on what came before a moment."""
-    from models import two_tower
+def whole_funnel(split: protocol.Split, settings: Settings) -> Found:
+    """Retrieval's candidates ordered by the ranker, and as retrieval orders them."""
+    from bench.funnel import Funnel, asked, taught
+    from pipelines import train_ranker
+
+    earlier, root = protocol.earlier(split), Path(settings.storage.root)
+    before = settings.model_copy(update={"storage": Storage(root=str(root / "earlier"))})
+    stands = []
+    for part, where in ((earlier, before), (split, settings)):
+        lake = prepared(part, where)
+        repeats = bool(stage.result_of(where, RUN, "features")["allow_repeats"])
+        stands.append(Funnel.stand(part, lake, trained(part, lake, where), repeats, where))
+    learning, answering = stands
+    model = learning.learn(taught(earlier), train_ranker.Params(day=earlier.day, run=RUN))
+    lists, count = answering.answer(asked(split), model), len(split.items)
+    return {
+        "funnel": lambda rows: lists.scores(rows, count, "ranked"),
+        "retrieval": lambda rows: lists.scores(rows, count, "retrieval"),
+    }
+
+
+def trained(split: protocol.Split, lake: datasets.Lake, settings: Settings) -> "two_tower.Towers":
+    """The towers by the pipeline's training, on all that may be fitted on."""
+    from models import two_tower, workers
     from pipelines import corpus, train_retrieval
 
     # One left out is the very next event, as far as ties in time let one tell; a window asks for what the weeks bring.
     params = train_retrieval.Params(day=split.day, run=RUN, **({"fade": NEXT_FADE} if split.window is None else {}))
     repeats = bool(stage.result_of(settings, RUN, "features")["allow_repeats"])
+    strategy = workers.strategy()
     with tempfile.TemporaryDirectory() as folder:
-        found = corpus.source(lake, split.day, cutoff)
+        found = corpus.source(lake, split.day, datasets.end_of(split.day))
         counted = corpus.census(found)
         recipe = train_retrieval.settle(params, counted, found.cutoff, repeats)
-        made = train_retrieval.train(params, found, counted, recipe, settings.seed, Path(folder), _tell)
+        made = train_retrieval.train(params, found, counted, recipe, settings.seed, Path(folder), _tell, strategy)
         two_tower.save(made.model, counted.words, Path(folder))
         return two_tower.Towers.load(Path(folder))
 
@@ -162,26 +185,26 @@ def embed_items(split: protocol.Split, towers: Any, stats: NDArray[np.float32]) 
     )
 
 
-def ease(split: protocol.Split, _: Settings) -> Scores:
+def ease(split: protocol.Split, _: Settings) -> Found:
     """Recency-weighted EASE."""
     seen = interactions(split)
     weights = baselines.ease(seen, len(split.items))
     query = [baselines.query(seen, user, len(split.items)) for user in range(len(split.asked))]
-    return lambda rows: np.stack(query[rows]) @ weights
+    return {"ease": lambda rows: np.stack(query[rows]) @ weights}
 
 
-def popularity(split: protocol.Split, _: Settings) -> Scores:
+def popularity(split: protocol.Split, _: Settings) -> Found:
     """What sells now, the same for everybody."""
     found = baselines.decayed_popularity(interactions(split), len(split.items), half_life=7.0)
-    return lambda rows: np.tile(found, (len(range(*rows.indices(len(split.asked)))), 1))
+    return {"popularity": lambda rows: np.tile(found, (len(range(*rows.indices(len(split.asked)))), 1))}
 
 
-def repeats(split: protocol.Split, _: Settings) -> Scores:
+def repeats(split: protocol.Split, _: Settings) -> Found:
     """What each user had before, then what sells now."""
     seen = interactions(split)
     trend = baselines.decayed_popularity(seen, len(split.items))
     found = [baselines.repeats(seen, user, trend, None) for user in range(len(split.asked))]
-    return lambda rows: np.stack(found[rows])
+    return {"repeats": lambda rows: np.stack(found[rows])}
 
 
 def interactions(split: protocol.Split) -> baselines.Interactions:
@@ -202,8 +225,9 @@ def _tell(epoch: int, told: object) -> None:
     log.info("epoch %d: %s", epoch, told)
 
 
-MODELS: dict[str, Callable[[protocol.Split, Settings], Scores]] = {
+MODELS: dict[str, Callable[[protocol.Split, Settings], Found]] = {
     "two_tower": two_towers,
+    "funnel": whole_funnel,
     "ease": ease,
     "popularity": popularity,
     "repeats": repeats,

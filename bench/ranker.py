@@ -25,6 +25,7 @@ from pipelines import item_neighbours
 from recsys import settings
 
 CANDIDATES = 500
+LAST_VISIT = 10  # events
 FEATURES_LIMIT_MS = 3.0
 FORWARD_LIMIT_MS = 20.0
 MATRIX_LIMIT_SECONDS = 2.0  # for 20,000 items; a predictor builds it at its start and at every refresh
@@ -49,8 +50,10 @@ def catalogue(count: int, rng: np.random.Generator) -> dict[str, Any]:
 
 
 def visitor(items: int, rng: np.random.Generator) -> dict[str, Any]:
-    """One user as Feast returns it, with a full history."""
+    """One user as Feast returns it, with a full history that ends in a visit still going on."""
     n = names.HISTORY_LENGTH
+    before = np.sort(rng.uniform(600, 60 * DAY, n - LAST_VISIT))[::-1]
+    ago = np.append(before, np.linspace(590, 10, LAST_VISIT))  # seconds
     return {
         "user_id": ["u"],
         "region": ["GB"],
@@ -58,7 +61,7 @@ def visitor(items: int, rng: np.random.Generator) -> dict[str, Any]:
         "preferences": [["Top 3", "tag7"]],
         "history_items": [[f"item-{k}" for k in rng.integers(0, items, n)]],
         "history_events": [list(rng.choice(events.POSITIVE, n))],
-        "history_times": [list(np.sort(NOW - rng.uniform(0, 60, n) * DAY).astype(int))],
+        "history_times": [list((NOW - ago).astype(int))],
         **{name: [float(rng.gamma(1, 5))] for name in names.USER_ACTIVITY},
         "first_event_time": [int(NOW - 100 * DAY)],
         "activity_time": [int(NOW - 0.4 * DAY)],

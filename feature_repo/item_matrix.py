@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_repo import events, names
+from feature_repo import events, item_static, names
+from feature_repo.groups import Floats, Ints
 from feature_repo.neighbours import NOBODY, Links, Neighbours
-from feature_repo.ranking_table import ITEM
+from feature_repo.ranking_table import LIFT_FLOOR, PRICE_BANDS, SCOPES, WEIGHED
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 Strings = NDArray[np.object_]
 Column = Sequence[Any] | NDArray[Any]
 ITEM_COLUMNS = (
@@ -33,11 +32,15 @@ class ItemMatrix:
     Attributes:
         row_of: row of an item id.
         category, brand: [items + 1] str, inputs of the model; "" where unknown.
-        codes: by scope of `ranking_table.SCOPES`, [items + 1] int64, 1 and up; 0 where unknown.
-        code_of: by scope, code of an id, category path, top category or brand.
+        codes: [scopes, items + 1] int64, in the order of `ranking_table.SCOPES`, 1 and up; 0 where unknown.
+        widths: [scopes] one more than the largest code.
+        code_of: by scope, code of a category path, top category or brand.
         term_of, terms: code of a casefolded category part or tag; [items + 1, most terms] int64, padded with 0.
         static: [items + 1, block "item"] float32, the features that do not depend on the request.
         log_price: [items + 1] float64, NaN where unknown.
+        price_place: [items + 1] int64, how many items cost at most as much, a code of the price; 0 where unknown.
+        log_popularity_share: by scope of `ranking_table.WEIGHED`, [items + 1] log of the share of all popularity
+            that the item's category, top category or brand has, `LIFT_FLOOR` added.
         created, last_event, stats_time: [items + 1] float64 epoch seconds, NaN where unknown.
         links: which items go with which, by relation of `ranking_table.RELATIONS`.
         region_of, allowed, named: code of a region; [regions + 1, items + 1] bool: may be shown there, names it.
@@ -47,12 +50,15 @@ class ItemMatrix:
     row_of: Mapping[str, int]
     category: Strings
     brand: Strings
-    codes: Mapping[str, Ints]
+    codes: Ints
+    widths: Ints
     code_of: Mapping[str, Mapping[str, int]]
     term_of: Mapping[str, int]
     terms: Ints
     static: NDArray[np.float32]
     log_price: Floats
+    price_place: Ints
+    log_popularity_share: Mapping[str, Floats]
     created: Floats
     last_event: Floats
     stats_time: Floats
@@ -63,6 +69,10 @@ class ItemMatrix:
 
     def __len__(self) -> int:
         return len(self.row_of)
+
+    def code(self, scope: str) -> Ints:
+        """[items + 1] codes of one scope."""
+        return np.asarray(self.codes[SCOPES.index(scope)])
 
     def rows(self, item_ids: Iterable[str]) -> Ints:
         """Rows of item ids, -1 where an id is unknown."""
@@ -89,30 +99,35 @@ def item_matrix(columns: Mapping[str, Column], neighbours: Neighbours = NOBODY) 
         raise ValueError(f"{len(ids) - len(row_of)} item ids come twice; the catalogue has one row per item")
     category, brand = _strings(columns["category"]), _strings(columns["brand"])
     top = np.array([events.top_category(path) for path in category], dtype=object)
-    coded = {
-        "item": _encode(np.append(ids, "").astype(object)),
-        "category": _encode(category),
-        "top_category": _encode(top),
-        "brand": _encode(brand),
-    }
-    codes = {scope: code for scope, (code, _) in coded.items()}
+    coded = {"category": _encode(category), "top_category": _encode(top), "brand": _encode(brand)}
     price = _floats(columns["price"])
-    log_price = np.log1p(np.where(price > 0, price, np.nan))
+    log_price = np.log1p(np.where((price > 0) & np.isfinite(price), price, np.nan))
+    place = _places(log_price)
+    codes = {
+        "item": np.append(np.arange(1, len(ids) + 1), 0),
+        **{scope: code for scope, (code, _) in coded.items()},
+        "price_band": -(-place * PRICE_BANDS // max(place.max(), 1)),
+    }
+    stats = {name: np.clip(np.nan_to_num(_floats(columns[name]), nan=0.0), 0.0, 1e12) for name in names.ITEM_STATS}
+    stats_time = epoch(columns["stats_time"])
     terms, term_of = _terms(category, _lists(columns["tags"]))
     regions, allowed, named = _regions(_lists(columns["regions"]))
     return ItemMatrix(
         row_of=row_of,
         category=category,
         brand=brand,
-        codes=codes,
+        codes=np.stack([codes[scope] for scope in SCOPES]),
+        widths=np.array([codes[scope].max() + 1 for scope in SCOPES]),
         code_of={scope: code_of for scope, (_, code_of) in coded.items()},
         term_of=term_of,
         terms=terms,
-        static=_static(columns, log_price, codes["category"]),
+        static=item_static.static(stats, log_price, codes["category"], ~np.isnan(stats_time)),
         log_price=log_price,
+        price_place=place,
+        log_popularity_share={scope: _log_share(stats["popularity"], codes[scope]) for scope in WEIGHED},
         created=epoch(columns["created_at"]),
         last_event=epoch(columns["item_last_event_time"]),
-        stats_time=epoch(columns["stats_time"]),
+        stats_time=stats_time,
         links=neighbours.among(row_of),
         region_of=regions,
         allowed=allowed,
@@ -120,29 +135,16 @@ def item_matrix(columns: Mapping[str, Column], neighbours: Neighbours = NOBODY) 
     )
 
 
-def _static(columns: Mapping[str, Column], log_price: Floats, category: Ints) -> NDArray[np.float32]:
-    """Block "item" of the table, [items + 1, features]."""
-    stats = np.stack([_floats(columns[name]) for name in names.ITEM_STATS], axis=1)
-    scaled = np.log1p(np.clip(np.nan_to_num(stats, nan=0.0), 0.0, 1e12))
-    popularity = scaled[:, names.ITEM_STATS.index("popularity")]
-    fast = scaled[:, names.ITEM_STATS.index("popularity_fast")]
-    known = ~np.isnan(log_price)
-    priced, count = np.nan_to_num(log_price), np.bincount(category, weights=known)
-    typical = np.bincount(category, weights=priced) / np.maximum(count, 1.0)
-    found = np.column_stack(
-        [
-            scaled,
-            fast - popularity,
-            np.searchsorted(np.sort(popularity[:-1]), popularity) / max(len(popularity) - 1, 1),
-            priced,
-            known,
-            np.where(known, priced - typical[category], 0.0),
-        ]
-    )
-    found[-1] = 0.0
-    if found.shape[1] != len(ITEM):
-        raise AssertionError(f"block 'item' has {found.shape[1]} columns and {len(ITEM)} names")
-    return found.astype(np.float32)
+def _places(log_price: Floats) -> Ints:
+    """[items + 1] how many items cost at most as much; 0 where the price is unknown."""
+    known = np.sort(log_price[~np.isnan(log_price)])
+    return np.where(np.isnan(log_price), 0, np.searchsorted(known, log_price, side="right"))
+
+
+def _log_share(popularity: Floats, code: Ints) -> Floats:
+    """[items + 1] log of the share of all popularity that the items with the same code have."""
+    share = np.bincount(code, popularity) / max(float(popularity.sum()), 1e-9)
+    return np.log(share + LIFT_FLOOR)[code]
 
 
 def epoch(times: Column) -> Floats:

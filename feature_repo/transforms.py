@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from feature_repo.item_matrix import ITEM_COLUMNS as ITEM_COLUMNS
 from feature_repo.item_matrix import ItemMatrix as ItemMatrix
 from feature_repo.item_matrix import item_matrix as item_matrix
-from feature_repo.ranking import USER_COLUMNS as USER_COLUMNS
-from feature_repo.ranking import Candidates as Candidates
-from feature_repo.ranking import Requests as Requests
+from feature_repo.moments import USER_COLUMNS as USER_COLUMNS
+from feature_repo.moments import Candidates as Candidates
+from feature_repo.moments import Requests as Requests
 from feature_repo.ranking import ranking_features as ranking_features
 from feature_repo.ranking import ranking_inputs as ranking_inputs
 from feature_repo.ranking_table import RANKING_DOCS as RANKING_DOCS

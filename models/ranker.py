@@ -9,13 +9,15 @@ Before the first step the click logit is retrieval's score, brought to the odds 
 network learns what retrieval does not know, which few requests are enough to begin with.
 
 Position enters the click logit by a shallow tower of its own (Zhao et al., "Recommending what video to watch
-next", RecSys 2019) in training only: the served graph has no such input.
+next", RecSys 2019) in training only: the served graph has no such input. In its place labels can be weighted by the
+inverse of how often a slot is looked at (Saito et al., "Unbiased recommender learning from missing-not-at-random
+implicit feedback", WSDM 2020).
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
@@ -32,6 +34,8 @@ BLEND: Mapping[str, float] = {"click": 1.0, "cart": 3.0, "purchase": 4.0}
 STRINGS = ("category", "brand", "region", "surface")
 POSITIONS = 64  # slots with a bias of their own; later ones share the last
 SMALLEST = 1e-6
+SELDOM = 0.1  # propensities below it count as this: few labels must not outweigh all others
+Debias = Literal["tower", "propensity", "none"]
 Tensors = Mapping[str, tf.Tensor]
 Floats = NDArray[np.float64]
 
@@ -43,21 +47,27 @@ class Shape:
     Attributes:
         pieces: quantile pieces per number. embedding: width of each string's embedding.
         crosses, rank: cross layers, and the rank of their matrices.
-        deep: widths of the deep tower. head: width of each head's own layer.
+        deep: width of the deep tower. experts, expert: how many stand on it, and the width of each. head: width of
+            each head's own layer.
         dropout: in the deep tower and the heads. unknown: share of strings hidden per step, so that a category of
             tomorrow is nothing special.
         listwise: weight of the ranking loss beside the likelihoods.
+        debias: what keeps the place in a list out of what an item is worth: a tower of its own, labels weighted by the
+            inverse of the propensity, or nothing.
     """
 
     pieces: int = 8
     embedding: int = 8
     crosses: int = 2
     rank: int = 32
-    deep: tuple[int, ...] = (128, 64)
+    deep: int = 128
+    experts: int = 4
+    expert: int = 64
     head: int = 32
     dropout: float = 0.35
     unknown: float = 0.1
     listwise: float = 0.3
+    debias: Debias = "tower"
 
 
 @dataclass(frozen=True)
@@ -80,10 +90,17 @@ class Scaling:
 
 @dataclass(frozen=True)
 class Slots:
-    """Places in a list: the share of the impressions at each, and the bias that training starts from, [POSITIONS]."""
+    """Places in a list, [POSITIONS] each.
+
+    Attributes:
+        share: of the impressions.
+        start: what a place adds to the log odds of a click, as training starts.
+        propensity: how often a place is looked at, in proportion to the place that is looked at most.
+    """
 
     share: NDArray[np.float32]
     start: NDArray[np.float32]
+    propensity: NDArray[np.float32]
 
     @staticmethod
     def learn(position: NDArray[np.int32], clicked: NDArray[np.float32]) -> "Slots":
@@ -95,7 +112,9 @@ class Slots:
         rate = min(max(float(clicked[shown].mean()), SMALLEST), 1 - SMALLEST) if shown.any() else 0.5
         smooth = (np.bincount(place, clicked[shown], POSITIONS) + 50.0 * rate) / (count + 50.0)
         odds = np.log(smooth / (1 - smooth)) - np.log(rate / (1 - rate))
-        return Slots((count / max(count.sum(), 1.0)).astype(np.float32), odds.astype(np.float32))
+        share = count / max(count.sum(), 1.0)
+        propensity = np.maximum(smooth / smooth.max(), SELDOM)
+        return Slots(*(values.astype(np.float32) for values in (share, odds, propensity)))
 
 
 @dataclass(frozen=True)
@@ -183,7 +202,9 @@ class Ranker(tfrs.Model):  # type: ignore[misc]
         self._numbers = Numbers(scaling)
         self._tables = [keras.layers.Embedding(size, shape.embedding) for size in words.size.values()]
         self._crosses = [tfrs.layers.dcn.Cross(projection_dim=shape.rank) for _ in range(shape.crosses)]
-        self._deep = [keras.layers.Dense(width, activation="gelu") for width in shape.deep]
+        self._deep = keras.layers.Dense(shape.deep, activation="gelu")
+        self._experts = keras.layers.Dense(shape.experts * shape.expert, activation="gelu")
+        self._gates = keras.layers.Dense(len(HEADS) * shape.experts)
         self._dropout = keras.layers.Dropout(shape.dropout)
         self._heads = [
             (keras.layers.Dense(shape.head, activation="gelu"), keras.layers.Dense(1, kernel_initializer="zeros"))
@@ -194,7 +215,7 @@ class Ranker(tfrs.Model):  # type: ignore[misc]
         self._line = self.add_weight("line", (2,), initializer=line)
         places = keras.initializers.Constant(slots.start)
         self._bias = self.add_weight("position_bias", (POSITIONS,), initializer=places)
-        self._shown = tf.constant(slots.share)
+        self._shown, self._propensity = tf.constant(slots.share), tf.constant(slots.propensity)
         self.average = keras.metrics.Mean(name="average_loss")
         self._gain = tf.constant([BLEND[head] for head in HEADS])
 
@@ -208,12 +229,19 @@ class Ranker(tfrs.Model):  # type: ignore[misc]
         first = crossed = tf.concat([normal, *texts], axis=1)
         for layer in self._crosses:
             crossed = layer(first, crossed)
-        deep = tf.concat([pieces, *texts], axis=1)
-        for layer in self._deep:
-            deep = self._dropout(layer(deep), training=training)
-        trunk = tf.concat([self._dropout(crossed, training=training), deep], axis=1)
-        logits = tf.concat([last(hidden(trunk)) for hidden, last in self._heads], axis=1)
+        deep = self._dropout(self._deep(tf.concat([pieces, *texts], axis=1)), training=training)
+        known = self._dropout(self._experts(deep), training=training)
+        crossed = self._dropout(crossed, training=training)
+        views = self._mixed(known, first)
+        trunks = [tf.concat([crossed, views[:, head]], axis=1) for head in range(len(HEADS))]
+        logits = tf.concat([end(hidden(trunk)) for (hidden, end), trunk in zip(self._heads, trunks, strict=True)], 1)
         return logits + tf.pad(self._known(batch["numeric"])[:, None], [[0, 0], [0, len(HEADS) - 1]])
+
+    def _mixed(self, known: tf.Tensor, first: tf.Tensor) -> tf.Tensor:
+        """What all experts know and what the gates see → [n, heads, expert], each head's mixture."""
+        shape = self._shape
+        weights = tf.nn.softmax(tf.reshape(self._gates(first), [-1, len(HEADS), shape.experts]))
+        return tf.matmul(weights, tf.reshape(known, [-1, shape.experts, shape.expert]))
 
     def _known(self, numeric: tf.Tensor) -> tf.Tensor:
         """[n] the click logit that retrieval's score alone gives."""
@@ -228,16 +256,24 @@ class Ranker(tfrs.Model):  # type: ignore[misc]
     def position_bias(self, position: tf.Tensor) -> tf.Tensor:
         """[n] what the slot adds to the click logit; 0 where an item was not shown in a list."""
         bias = self._bias - tf.tensordot(self._bias, self._shown, 1)  # 0 on average: that is what is served
-        return tf.where(position >= 0, tf.gather(bias, tf.clip_by_value(position, 0, POSITIONS - 1)), 0.0)
+        return self._at(bias, position, 0.0)
+
+    @staticmethod
+    def _at(by_place: tf.Tensor, position: tf.Tensor, otherwise: float) -> tf.Tensor:
+        """[n] the value of each position; `otherwise` for -1."""
+        return tf.where(position >= 0, tf.gather(by_place, tf.clip_by_value(position, 0, POSITIONS - 1)), otherwise)
 
     def compute_loss(self, batch: Tensors, training: bool = False) -> tf.Tensor:
-        logits = self(batch, training=training)
-        seen = logits + tf.pad(self.position_bias(batch["position"])[:, None], [[0, 0], [0, len(HEADS) - 1]])
+        seen, labels = self(batch, training=training), batch["labels"]
+        if self._shape.debias == "tower":
+            seen += tf.pad(self.position_bias(batch["position"])[:, None], [[0, 0], [0, len(HEADS) - 1]])
+        if self._shape.debias == "propensity":
+            labels /= self._at(self._propensity, batch["position"], 1.0)[:, None]
         # Negatives kept at rate q make odds of a click 1/q times too high in the sample; only the first head is
         # touched, for no row with a positive label is ever dropped (King and Zeng, 2001).
         sampled = seen - tf.pad(batch["log_rate"][:, None], [[0, 0], [0, len(HEADS) - 1]])
-        likelihood = tf.reduce_sum(tf.reduce_mean(chain_loss(sampled, batch["labels"]), axis=0))
-        gains = tf.linalg.matvec(batch["labels"], self._gain)
+        likelihood = tf.reduce_sum(tf.reduce_mean(chain_loss(sampled, labels), axis=0))
+        gains = tf.linalg.matvec(labels, self._gain)
         score = tf.math.log(tf.linalg.matvec(tf.exp(chain(seen)), self._gain) + SMALLEST)
         loss = likelihood + self._shape.listwise * listwise_loss(score, gains, batch["group"])
         self.average.update_state(loss)

@@ -18,7 +18,7 @@ import tf_keras as keras
 from numpy.typing import NDArray
 
 from feature_repo import names, transforms
-from models import towers, vocabulary
+from models import towers, vocabulary, workers
 from models.towers import Tensors
 from models.vocabulary import FIRST
 
@@ -52,7 +52,8 @@ class TwoTower(tfrs.Model):  # type: ignore[misc]
 
     A batch has `request` (as the user tower reads it), `targets` [batch, m] item indices (0 = none), `weights`
     [batch, m], `importance` [batch], and `moment` [batch], the same in the whole batch: the column of
-    `Corpus.stats` that was known then, so that no target is predicted from statistics that count it.
+    `Corpus.stats` that was known then, so that no target is predicted from statistics that count it. One of several
+    workers has some rows of it, and its loss is their part of the loss of all.
 
     Args:
         negatives: uniform negatives per step besides the batch's own targets; 0 = the whole catalogue.
@@ -68,6 +69,7 @@ class TwoTower(tfrs.Model):  # type: ignore[misc]
         self._content = {name: tf.constant(values) for name, values in corpus.content.items()}
         self._stats, self._ages = tf.constant(corpus.stats), tf.constant(corpus.ages)
         self._share = tf.constant(corpus.share)
+        self.distribute_reduction_method = "first"  # metrics are those of all workers; Keras would add them up again
         self.recall = keras.metrics.Mean(name="recall_100")
         self.entropy = keras.metrics.Mean(name="cross_entropy")  # Keras' own `loss` is that of the last batch alone
         self._start(corpus, shape.dim)
@@ -86,7 +88,8 @@ class TwoTower(tfrs.Model):  # type: ignore[misc]
     def compute_loss(self, batch: Tensors, training: bool = False) -> tf.Tensor:
         targets, moment = batch["targets"], batch["moment"][0]
         history_items = batch["request"]["items"]
-        rows, candidates = self._choose(history_items, targets)
+        known = self._known(targets)
+        rows, candidates = self._choose(history_items, known)
         place = tf.scatter_nd(rows[:, None], tf.range(tf.size(rows)), [self._rows]) if self._negatives else None
 
         def local(ids: tf.Tensor) -> tf.Tensor:
@@ -98,13 +101,14 @@ class TwoTower(tfrs.Model):  # type: ignore[misc]
         items = self.item(base, tf.gather(self._stats[moment], rows), age)
         query = self.user(batch["request"], tf.gather(base, local(history_items)), training=training)
         logits = tf.exp(self.log_scale) * tf.matmul(query, tf.gather(items, local(candidates)), transpose_b=True)
-        logits += self._correction(candidates, targets)
+        logits += self._correction(candidates, known)
         if not training:
             self._measure(logits, candidates, targets)
         absent = tf.gather(age, local(candidates)) < 0  # not in the catalogue yet: no evidence against new items
         columns = self._columns(candidates, targets)
-        loss = softmax_loss(logits, columns, absent, batch["weights"], batch["importance"])
-        self.entropy.update_state(loss, tf.reduce_sum(batch["importance"]))
+        total = workers.total(tf.reduce_sum(batch["importance"]))
+        loss = softmax_loss(logits, columns, absent, batch["weights"], batch["importance"] / (total + 1e-9))
+        self.entropy.update_state(loss * workers.count(), total)  # a mean over workers of parts of a sum
         return loss
 
     def representations(self) -> tf.Tensor:
@@ -119,12 +123,17 @@ class TwoTower(tfrs.Model):  # type: ignore[misc]
         """[rows, dim] unit vectors of all items with the newest statistics that training looked at."""
         return self.item(self.representations(), self._stats[-1], tf.maximum(self._ages[-1], 0.0))
 
-    def _choose(self, seen: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _known(self, targets: tf.Tensor) -> tf.Tensor:
+        """[t] the targets of the whole batch, where a sample has to hold them."""
+        own = tf.boolean_mask(targets, targets >= FIRST)
+        return workers.gathered(own) if self._negatives else own
+
+    def _choose(self, seen: tf.Tensor, known: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Rows to embed, and those among them that compete in the softmax."""
         if not self._negatives:
             return tf.range(self._rows), tf.range(FIRST, self._rows)
         drawn = tf.random.uniform([self._negatives], FIRST, self._rows, tf.int32)
-        competing = tf.unique(tf.concat([tf.boolean_mask(targets, targets >= FIRST), drawn], 0)).y
+        competing = tf.unique(tf.concat([known, drawn], 0)).y
         return tf.unique(tf.concat([[0], competing, tf.reshape(seen, [-1])], 0)).y, competing
 
     def _columns(self, candidates: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
@@ -136,19 +145,19 @@ class TwoTower(tfrs.Model):  # type: ignore[misc]
         )
         return tf.gather(column, targets)
 
-    def _correction(self, candidates: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+    def _correction(self, candidates: tf.Tensor, known: tf.Tensor) -> tf.Tensor:
         """Minus log Q: the chance that a candidate is in the sample at all, by its popularity or by the draw."""
         if not self._negatives:
             return tf.zeros([1, 1])
-        drawn = tf.cast(tf.math.count_nonzero(targets), tf.float32) * tf.gather(self._share, candidates)
+        drawn = tf.cast(tf.size(known), tf.float32) * tf.gather(self._share, candidates)
         return -tf.math.log(1.0 - tf.exp(-drawn - self._negatives / self._rows))[None, :]
 
     def _measure(self, logits: tf.Tensor, candidates: tf.Tensor, targets: tf.Tensor) -> None:
         top = tf.gather(candidates, tf.math.top_k(logits, tf.minimum(100, tf.shape(logits)[1])).indices)
         real = targets >= FIRST
         found = tf.reduce_any(targets[:, :, None] == top[:, None, :], axis=2) & real
-        share = tf.math.count_nonzero(found, 1, tf.float32) / tf.math.count_nonzero(real, 1, tf.float32)
-        self.recall.update_state(share)
+        share = tf.math.divide_no_nan(*(tf.math.count_nonzero(those, 1, tf.float32) for those in (found, real)))
+        self.recall.update_state(share, tf.reduce_any(real, axis=1))
 
 
 def softmax_loss(
@@ -157,7 +166,8 @@ def softmax_loss(
     """Cross entropy of several weighted targets per row; an accidental hit, a candidate that is another target of
     the same row, does not count as a negative, nor does a candidate that was absent.
 
-    Shapes: logits [b, c], columns [b, m] (-1 = none), absent [c], weights [b, m], importance [b] → scalar.
+    Shapes: logits [b, c], columns [b, m] (-1 = none), absent [c], weights [b, m], importance [b] (what each row
+    counts, 1 in all) → scalar.
 
     The gradient is written out: it needs the exponentials of the forward pass and nothing else of that size, while
     the recorded one would keep and walk through seven arrays of [b, c], most of the time of a step.
@@ -165,7 +175,7 @@ def softmax_loss(
     real = columns >= 0
     weights = tf.where(real, weights, 0.0)
     share = weights / (tf.reduce_sum(weights, axis=1, keepdims=True) + 1e-9)
-    share *= importance[:, None] / (tf.reduce_sum(importance) + 1e-9)
+    share *= importance[:, None]
     row, _ = tf.unstack(tf.where(real), axis=1)
     own_places = tf.stack([tf.cast(row, tf.int32), tf.boolean_mask(columns, real)], axis=1)
 

@@ -207,12 +207,16 @@ def _file(fields: dict[str, NDArray[Any]]) -> Ints:
     return found
 
 
-def dataset(folders: Sequence[Path], layout: Layout, batch: int, seed: int | None) -> Any:
+def dataset(
+    folders: Sequence[Path], layout: Layout, batch: int, seed: int | None, worker: int = 0, workers: int = 1
+) -> Any:
     """A tf.data.Dataset of batches as `two_tower.TwoTower` takes them; each is of one moment.
 
     Args:
         folders: of the two that `write` made.
+        batch: examples in a batch of all workers together.
         seed: shuffles anew each epoch, reproducibly; None keeps the order.
+        worker, workers: the number of a worker, from 0, whose part of each batch is wanted, of how many.
     """
     import tensorflow as tf
 
@@ -227,6 +231,8 @@ def dataset(folders: Sequence[Path], layout: Layout, batch: int, seed: int | Non
     else:
         mixed = tf.data.Dataset.from_tensor_slices(files).shuffle(len(files), seed=seed)
         found = mixed.interleave(one, cycle_length=8, num_parallel_calls=1, deterministic=True).shuffle(64, seed=seed)
+    if workers > 1:
+        found = found.map(lambda rows: part(layout, rows, worker, workers), num_parallel_calls=1, deterministic=True)
     return found.map(lambda rows: unpack(layout, rows), num_parallel_calls=1, deterministic=True).prefetch(4)
 
 
@@ -237,6 +243,18 @@ def batches(folders: Sequence[Path], layout: Layout, batch: int) -> int:
 
 def _files(folders: Sequence[Path]) -> list[Path]:
     return sorted(path for folder in folders for path in folder.glob("*.records"))
+
+
+def part(layout: Layout, rows: Any, worker: int, workers: int) -> Any:
+    """The raw records of a batch that one of several workers learns from: each `workers`-th one.
+
+    All workers have equally many; the last of some is blank, without targets and of no importance, so that a batch of
+    fewer rows than workers still leaves none without a row.
+    """
+    import tensorflow as tf
+
+    blank = tf.fill([-tf.size(rows) % workers], bytes(layout.words * WORD))
+    return tf.concat([rows, blank], 0)[worker::workers]
 
 
 def unpack(layout: Layout, rows: Any) -> dict[str, Any]:

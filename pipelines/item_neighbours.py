@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 import scipy.sparse
@@ -28,12 +29,17 @@ def fit(seen: Interactions, item_ids: list[str], ease_items: int = EASE_ITEMS) -
         ease_items: largest catalogue whose relation "together" are the weights of EASE; above, shrunk cosines.
     """
     count = len(item_ids)
-    if count <= ease_items:
-        together = strongest(baselines.ease(seen, count))
+    if together(count, ease_items) == "ease":
+        related = strongest(baselines.ease(seen, count))
     else:
         log.info("%d items are more than the %d that EASE is fitted on; cosines of co-occurrence", count, ease_items)
-        together = cosines(seen, count)
-    return Neighbours(np.array(item_ids), {"together": together, "next": followers(seen, count)})
+        related = cosines(seen, count)
+    return Neighbours(np.array(item_ids), {"together": related, "next": followers(seen, count)})
+
+
+def together(items: int, ease_items: int) -> Literal["ease", "cosines"]:
+    """What the relation "together" is in a catalogue of some size."""
+    return "ease" if items <= ease_items else "cosines"
 
 
 def strongest(weights: NDArray[np.float32]) -> Links:

@@ -1,6 +1,7 @@
 """What every stage has in common: parameters, a result as JSON, and an exit code that says whether to retry.
 
-A stage module has `class Params(stage.Params)` and `def main(params: Params, settings: Settings) -> Result`.
+A stage module has `class Params(stage.Params)` and `def main(params: Params, settings: Settings) -> Result`. Where
+several processes run one stage together, main returns None in all but the one that keeps the result.
 """
 
 import importlib
@@ -102,6 +103,8 @@ def run(stage: str, arguments: Sequence[str]) -> Exit:
         params = _parse(module.Params, stage, arguments)
         started = time.monotonic()
         result = _made(module, stage, params, settings)
+        if result is None:
+            return Exit.OK
         _keep(
             result | {"stage": stage, "seconds": round(time.monotonic() - started, 2)},
             params,
@@ -114,7 +117,7 @@ def run(stage: str, arguments: Sequence[str]) -> Exit:
     return Exit.OK
 
 
-def _made(module: Any, stage: str, params: Params, settings: Settings) -> Result:
+def _made(module: Any, stage: str, params: Params, settings: Settings) -> Result | None:
     """The result of a stage: kept from an earlier run if that stage can tell that it would be the same."""
     if not isinstance(params, DataParams):
         return module.main(params, settings)  # type: ignore[no-any-return]

@@ -59,6 +59,10 @@ class Params(stage.Params):
     listwise: float | None = Field(
         None, ge=0, description=f"weight of the ranking loss; default: that of {LISTWISE} which orders the tail better"
     )
+    debias: ranker.Debias = Field(
+        "tower",
+        description="what keeps the slots of a list out of the scores: a position tower, inverse propensities, nothing",
+    )
     patience: int = Field(5, ge=1, description="passes without gain before it stops")
     batch: int | None = Field(None, ge=1, description="requests per step; default: a hundredth of all, 8 to 32")
     learning_rate: float = Field(1e-3, gt=0, description="peak, falling to a twentieth along a cosine")
@@ -136,6 +140,7 @@ def _examples(
         log.info("%d requests, %d rows of examples in %.1f s", len(part.requests), len(made[-1]), spent)
     train, test = made
     facts = {
+        "together": item_neighbours.together(len(neighbours.item_ids), params.ease_items),
         "shown": judged.shown,
         "requests_found": len(judged.requests),
         "train_requests": len(train.time),
@@ -181,14 +186,14 @@ def best(
     tried = []
     for weight in LISTWISE if params.listwise is None else (params.listwise,):
         model, history = fit(train, tail, params, seed, weight)
-        found = ranking_metrics.ndcg(_scores(model, tail), tail.gains(ranker.BLEND), tail.request, 10)[0]
+        found = ranking_metrics.ndcg(scores(model, tail), tail.gains(ranker.BLEND), tail.request, 10)[0]
         log.info("ranking loss weighs %g: NDCG@10 %.4f on the tail, %d epochs", weight, found.mean(), len(history))
         tried.append((float(found.mean()), (model, history, weight)))
     enough = max(reached for reached, _ in tried) - ALIKE
     return next(fitted for reached, fitted in tried if reached >= enough)
 
 
-def _scores(model: ranker.Ranker, examples: Examples) -> NDArray[np.float64]:
+def scores(model: ranker.Ranker, examples: Examples) -> NDArray[np.float64]:
     """[n] what the ranker orders by, before calibration."""
     chance = np.exp(np.cumsum(-np.logaddexp(0.0, -logits_of(model, examples)), axis=1))
     return ranker.blend(dict(zip(ranker.HEADS, chance.T, strict=True)), ranker.BLEND).astype(np.float64)
@@ -202,7 +207,7 @@ def fit(
     import tf_keras as keras
 
     keras.utils.set_random_seed(seed % 2**31)
-    shape = ranker.Shape(listwise=listwise)
+    shape = ranker.Shape(listwise=listwise, debias=params.debias)
     words = ranker.Words(ranker.vocabulary(train.strings))
     scaling = ranker.Scaling.learn(train.numeric, shape.pieces)
     clicked = train.labels[:, 0]

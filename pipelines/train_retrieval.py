@@ -4,6 +4,8 @@ What is not given as an option follows from the data's size (`settle`). What is 
 tenth of the visitors in the last days before the cutoff; the last epoch where these are too few to say. Item
 statistics are those known at the time of each example, looked up at a number of moments of the past, so nothing is
 predicted from a count that includes it.
+
+Started once per worker that TF_CONFIG names, it trains the same model on all of them, a part of every batch on each.
 """
 
 import logging
@@ -13,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,7 @@ import tf_keras as keras
 from pydantic import Field
 
 from feature_repo import names, transforms
-from models import artifact, health, towers, two_tower
+from models import artifact, health, towers, two_tower, workers
 from models.vocabulary import FIRST
 from pipelines import corpus, datasets, examples, plots, split, stage, tracking
 from recsys.errors import BadData
@@ -51,6 +54,7 @@ class Params(stage.Params):
     layers: int = Field(1, ge=0, le=8, description="Transformer blocks over the history")
     history_dropout: float = Field(0.2, ge=0, lt=1, description="share of history events hidden in training")
     id_dropout: float = Field(0.1, ge=0, lt=1, description="share of items per step that go without their id")
+    dropout: float = Field(0.1, ge=0, lt=1, description="share of a user tower's inner values hidden in training")
     fade: float = Field(
         64.0, gt=0, description="events after which a target counts half: few if what comes next is all that is asked"
     )
@@ -115,29 +119,40 @@ def settle(params: Params, counted: corpus.Census, cutoff: datetime, repeats: bo
     )
 
 
-def main(params: Params, settings: Settings) -> stage.Result:
-    """Train, and write the artifact."""
-    lake, root = datasets.lake(settings), Path(settings.storage.root).resolve()
-    parts = split.holdout(lake, params.day)
-    folder = datasets.run_folder(settings, params.run) / "train_retrieval"
+def main(params: Params, settings: Settings) -> stage.Result | None:
+    """Train, and write the artifact; a worker that is not the chief does the first alone."""
+    strategy = workers.strategy()
+    root, place = Path(settings.storage.root).resolve(), datasets.run_folder(settings, params.run)
+    if not workers.is_chief(strategy):
+        found, counted, recipe = _read(params, settings)
+        train(params, found, counted, recipe, settings.seed, place, lambda *_: None, strategy)
+        return None
+    folder = place / "train_retrieval"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     with tracking.stage_run(settings, params.run, "train_retrieval", params.model_dump()) as run:
-        found = corpus.source(lake, params.day, parts.cutoff)
-        counted = corpus.census(found)
-        if not counted.words.items:
-            raise BadData(f"no positive events before {parts.cutoff}; take a later day or ingest more data")
-        repeats = bool(stage.result_of(settings, params.run, "features")["allow_repeats"])
-        recipe = settle(params, counted, parts.cutoff, repeats)
-        log.info("%d events on %d items before %s: %s", counted.events, len(counted.words.items), parts.cutoff, recipe)
+        found, counted, recipe = _read(params, settings)
         run.params({f"recipe.{name}": value for name, value in vars(recipe).items()})
-        trained = train(params, found, counted, recipe, settings.seed, folder, run.metrics_at)
+        trained = train(params, found, counted, recipe, settings.seed, folder, run.metrics_at, strategy)
         run.metrics(trained.metrics)
         plots.loss_curve(folder / "loss.png", trained.curve)
         run.artifacts(folder)
-    made = _keep(params, settings, parts.cutoff, trained, counted)
+    made = _keep(params, settings, found.cutoff, trained, counted)
     reference = {"kind": "retrieval", "version": made.manifest.version, "path": str(made.path.relative_to(root))}
-    return {"artifact": reference, "metrics": trained.metrics, "recipe": vars(recipe), "cutoff": str(parts.cutoff)}
+    return {"artifact": reference, "metrics": trained.metrics, "recipe": vars(recipe), "cutoff": str(found.cutoff)}
+
+
+def _read(params: Params, settings: Settings) -> tuple[corpus.Source, corpus.Census, Recipe]:
+    lake = datasets.lake(settings)
+    cutoff = split.holdout(lake, params.day).cutoff
+    found = corpus.source(lake, params.day, cutoff)
+    counted = corpus.census(found)
+    if not counted.words.items:
+        raise BadData(f"no positive events before {cutoff}; take a later day or ingest more data")
+    repeats = bool(stage.result_of(settings, params.run, "features")["allow_repeats"])
+    recipe = settle(params, counted, cutoff, repeats)
+    log.info("%d events on %d items before %s: %s", counted.events, len(counted.words.items), cutoff, recipe)
+    return found, counted, recipe
 
 
 @dataclass(frozen=True)
@@ -157,12 +172,14 @@ def train(
     seed: int,
     folder: Path,
     report: Report,
+    strategy: Any,
 ) -> Trained:
     """Cut the examples, fit the towers, measure their health. Deterministic under the seed on one kind of machine.
 
     Args:
         folder: where the examples lie while this runs; they may be larger than memory.
         report: told the figures of every epoch.
+        strategy: from `workers.strategy`; each worker cuts all examples and learns from its part of every batch.
     """
     started = time.monotonic()
     keras.utils.set_random_seed(seed % 2**32)
@@ -175,6 +192,7 @@ def train(
         layers=params.layers,
         history_dropout=params.history_dropout,
         id_dropout=params.id_dropout,
+        dropout=params.dropout,
     )
     layout = examples.Layout(params.history_length, recipe.targets, corpus.NO_STATED)
     cutoff = found.cutoff.timestamp()
@@ -191,7 +209,8 @@ def train(
     with tempfile.TemporaryDirectory(dir=folder, prefix=".examples-") as place:
         written = examples.write(Path(place), corpus.sequences(found, counted.words), plan, seed)
         log.info("%d examples, %d of them to stop by, after %.0f s", *written.values(), time.monotonic() - started)
-        model = two_tower.TwoTower(shape, counted.words.sizes(), known, recipe.negatives)
+        with strategy.scope():
+            model = two_tower.TwoTower(shape, counted.words.sizes(), known, recipe.negatives)
         curve = fit(model, Path(place), layout, recipe, params, seed, report)
     seconds = time.monotonic() - started
     scale = float(np.exp(model.log_scale.numpy()))
@@ -217,11 +236,15 @@ def fit(
     learnt, kept_out = place / "train", place / "valid"
     enough = examples.batches([kept_out], layout, 1) >= FEWEST_WATCHED
     folders = [learnt] if enough else [learnt, kept_out]
-    watched = examples.dataset([kept_out], layout, recipe.batch, None) if enough else None
-    data = examples.dataset(folders, layout, recipe.batch, seed)
-    steps = examples.batches(folders, layout, recipe.batch)
+    strategy = model.distribute_strategy
+    several = strategy.num_replicas_in_sync > 1
+    data = workers.shared(strategy, partial(examples.dataset, folders, layout, recipe.batch, seed))
+    valid = partial(examples.dataset, [kept_out], layout, recipe.batch, None)
+    watched = workers.shared(strategy, valid) if enough else None
+    steps, watched_steps = (examples.batches(those, layout, recipe.batch) for those in (folders, [kept_out]))
     falling = keras.optimizers.schedules.CosineDecay(recipe.rate, max(steps * recipe.epochs, 1))
-    model.compile(keras.optimizers.Adam(falling))
+    with strategy.scope():
+        model.compile(keras.optimizers.Adam(falling))
     curve: list[dict[str, float]] = []
 
     def after(epoch: int, logs: dict[str, float]) -> None:
@@ -238,7 +261,15 @@ def fit(
                 "val_cross_entropy", mode="min", patience=params.patience, restore_best_weights=True
             )
         )
-    model.fit(data, epochs=recipe.epochs, validation_data=watched, callbacks=calls, verbose=0)
+    model.fit(
+        data,
+        epochs=recipe.epochs,
+        steps_per_epoch=steps if several else None,
+        validation_data=watched,
+        validation_steps=watched_steps if several else None,
+        callbacks=calls,
+        verbose=0,
+    )
     return curve
 
 

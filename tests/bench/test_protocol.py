@@ -4,6 +4,7 @@ import importlib.util
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from bench import protocol
@@ -92,3 +93,22 @@ def test_figures_agree_with_the_reference_implementation(name: str) -> None:
         assert found["users"] == expected["users"]
         for figure in ("Recall@100", "NDCG@10" if name == "ml100k" else "NDCG@20"):
             assert found[figure.lower()] == pytest.approx(expected[figure], abs=1e-6)
+
+
+def test_by_time_the_question_one_step_earlier_is_about_the_window_before(by_time: Path) -> None:
+    split = protocol.load(by_time, "test")
+    earlier = protocol.earlier(split)
+    assert split.days == 31
+    assert earlier.window == split.window - 31 * protocol.DAY
+    assert sorted(earlier.fit["item_id"]) == ["a", "b", "c"], "what ann bought later is not known"
+    assert earlier.asked == ["ann"]
+    assert earlier.future["item_id"].tolist() == ["b"]
+
+
+def test_where_one_is_left_out_a_third_of_each_history_is_asked_about_earlier(one_out: Path) -> None:
+    history = [("ann", item, place) for place, item in enumerate("abcdab")] + [("bob", "b", 0)]
+    pd.DataFrame(history, columns=["user_id", "item_id", "ts"]).to_parquet(one_out / "train.parquet")
+    earlier = protocol.earlier(protocol.load(one_out, "test"))
+    assert earlier.known["item_id"].tolist() == ["a", "b", "c", "d", "b"]
+    assert earlier.future["item_id"].tolist() == ["a", "b"]
+    assert earlier.asked == ["ann"], "one event is not enough to leave any out"

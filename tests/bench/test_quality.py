@@ -28,7 +28,7 @@ def test_where_one_is_left_out_the_peers_know_the_event_before(one_out: Path) ->
 @pytest.mark.parametrize(("model", "first"), [("popularity", 1), ("repeats", 1), ("ease", None)])
 def test_every_peer_scores_all_items_for_everybody(by_time: Path, model: str, first: int | None) -> None:
     split = protocol.load(by_time, "test")
-    scores = quality.MODELS[model](split, Settings())(slice(0, 1))
+    scores = quality.MODELS[model](split, Settings())[model](slice(0, 1))
     assert scores.shape == (1, len(split.items))
     assert np.isfinite(scores).all()
     if first is not None:
@@ -37,6 +37,6 @@ def test_every_peer_scores_all_items_for_everybody(by_time: Path, model: str, fi
 
 def test_ease_recommends_what_was_had_together(one_out: Path) -> None:
     split = protocol.load(one_out, "valid")
-    scores = quality.ease(split, Settings())(slice(0, 2))
+    scores = quality.ease(split, Settings())["ease"](slice(0, 2))
     bob = split.asked.index("bob")
     assert scores[bob].argmax() == 0, "bob had b, and who else had b had a"

@@ -22,20 +22,20 @@ def rows(seed: int = 0, n: int = ROWS) -> dict[str, Any]:
     return {"numeric": rng.normal(size=(n, FEATURES)).astype(np.float32), **strings}
 
 
-def untrained(seed: int = 1) -> ranker.Ranker:
+def untrained(seed: int = 1, debias: ranker.Debias = "tower") -> ranker.Ranker:
     tf.keras.utils.set_random_seed(seed)
     inputs = rows()
     known = {name: values[:-1] for name, values in inputs.items() if name != "numeric"}
     words = ranker.Words(ranker.vocabulary(known, floor=1))
     scaling = ranker.Scaling.learn(inputs["numeric"], 4)
     slots = ranker.Slots.learn(np.array([0, 1], np.int32), np.array([1, 0], np.float32))
-    shape = ranker.Shape(pieces=4, deep=(8,), head=4, rank=2, embedding=2)
+    shape = ranker.Shape(pieces=4, deep=8, experts=2, expert=4, head=4, rank=2, embedding=2, debias=debias)
     return ranker.Ranker(shape, scaling, words, slots, ranker.Start(column=0, slope=2.0, shift=-1.0, usual=3.0))
 
 
-def small(seed: int = 1) -> ranker.Ranker:
+def small(seed: int = 1, debias: ranker.Debias = "tower") -> ranker.Ranker:
     """As if trained: all weights are random, those that start at 0 too."""
-    model = untrained(seed)
+    model = untrained(seed, debias)
     model({"numeric": tf.zeros([1, FEATURES]), "words": tf.zeros([1, 5], tf.int32)})
     rng = np.random.default_rng(seed)
     for weight in model.trainable_variables:
@@ -110,6 +110,49 @@ def test_an_average_place_has_no_bias_and_the_first_is_worth_most() -> None:
     bias = model.position_bias(tf.constant([0, 1, -1, 10_000])).numpy()
     assert bias[2] == 0
     assert bias[:2].mean() == pytest.approx(0, abs=1e-6)
+
+
+def test_places_seldom_looked_at_make_a_label_count_for_more() -> None:
+    position = np.array([0] * 1000 + [1] * 1000 + [2] * 1000, np.int32)
+    clicked = np.zeros(3000, np.float32)
+    clicked[:400], clicked[1000:1200], clicked[2000:2001] = 1, 1, 1
+    found = ranker.Slots.learn(position, clicked).propensity
+    assert found[:3] == pytest.approx([1.0, 0.5, 0.1], abs=0.02), "the last is one in 400, and counts as a tenth"
+
+
+@pytest.mark.parametrize(("debias", "moved"), [("tower", True), ("propensity", True), ("none", False)])
+def test_where_an_item_was_shown_enters_the_loss_as_asked(debias: ranker.Debias, moved: bool) -> None:
+    model = small(debias=debias)
+    batch = {
+        "numeric": tf.zeros([2, FEATURES]),
+        "words": tf.zeros([2, 5], tf.int32),
+        "group": tf.constant([0, 0], tf.int64),
+        "labels": tf.constant([[1.0, 0, 0], [0, 0, 0]]),
+        "log_rate": tf.zeros([2]),
+    }
+    first, last = (float(model.compute_loss(batch | {"position": tf.constant(p)})) for p in ([0, 1], [1, 0]))
+    assert (abs(first - last) > 1e-4) is moved
+
+
+def test_inverse_propensities_bring_back_the_true_chance() -> None:
+    """Liked by 2 in 5 and looked at by 1 in 2: a fifth is clicked, and the loss is least at the logit of 2 in 5."""
+    labels = np.zeros((1000, 3), np.float32)
+    labels[:200, 0] = 1 / 0.5
+    logits = np.linspace(-3, 3, 601)
+    losses = [
+        float(tf.reduce_mean(ranker.chain_loss(tf.fill([1000, 3], np.float32(z)), tf.constant(labels))[:, 0]))
+        for z in logits
+    ]
+    assert logits[int(np.argmin(losses))] == pytest.approx(np.log(0.4 / 0.6), abs=0.02)
+
+
+def test_every_head_mixes_the_experts_in_its_own_way() -> None:
+    model = small()
+    known = tf.constant([[1.0] * 4 + [0.0] * 4])  # what the first expert knows is all ones
+    mixed = model._mixed(known, tf.random.normal([1, model._gates.input_spec.axes[-1]])).numpy()
+    assert mixed.shape == (1, len(ranker.HEADS), 4)
+    assert ((mixed > 0) & (mixed < 1)).all(), "shares of both experts"
+    assert len(np.unique(mixed[0, :, 0])) == len(ranker.HEADS)
 
 
 def test_before_training_a_click_follows_retrieval_and_nothing_else() -> None:

@@ -65,10 +65,11 @@ def test_the_loss_and_its_gradient_are_those_of_the_definition() -> None:
     weights = [[1.0, 3.0, 7.0], [2.0, 0.0, 0.0], [1.0, 0.5, 4.0]]
     absent = [False, False, False, False, True, False, False, True, False]
     importance = [1.0, 2.0, 0.5]
+    shares = [one / sum(importance) for one in importance]
     found = []
     for loss, given in (
         (plain_loss, (columns, absent, weights, importance)),
-        (two_tower.softmax_loss, tuple(map(tf.constant, (columns, absent, weights, importance)))),
+        (two_tower.softmax_loss, tuple(map(tf.constant, (columns, absent, weights, shares)))),
     ):
         with tf.GradientTape() as tape:
             tape.watch(logits)

@@ -1,5 +1,6 @@
 """Gate G3 on requests made up by hand: what passes, what fails, and that it says why."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from models import ranker
 from pipelines import evaluate_ranker, ranking_examples, ranking_metrics, ranking_plots, train_ranker
 
 LISTS, LENGTH = 120, 8
-SIGNAL = "item_touches"  # what decides in these examples
+SIGNAL = "brand_touches"  # what decides in these examples
 OTHERS = ("retrieval_score", "item_popularity", "item_popularity_rank")  # what does not
 
 
@@ -47,7 +48,7 @@ def params(**given: Any) -> evaluate_ranker.Params:
 def judged(**means: float) -> dict[str, evaluate_ranker.Sorted]:
     """Sorters with a mean NDCG each, over 100 requests that differ a little."""
     wave = np.tile([-0.01, 0.01], 50)
-    every = {"ranker": 0.5, "retrieval": 0.3, "popularity": 0.2, "xgboost": 0.5} | means
+    every = {"ranker": 0.5, "retrieval": 0.3, "popularity": 0.2, "ease": 0.4, "xgboost": 0.5} | means
     return {name: evaluate_ranker.Sorted(mean + wave * (name == "ranker"), mean + wave) for name, mean in every.items()}
 
 
@@ -62,6 +63,7 @@ GOOD = {head: {"ece": 0.01} for head in ranker.HEADS}
         ({"xgboost": 0.51}, GOOD, 5.0, True, "xgboost"),
         ({"retrieval": 0.5}, GOOD, 5.0, True, "retrieval"),
         ({"popularity": 0.6}, GOOD, 5.0, True, "popularity"),
+        ({"ease": 0.501}, GOOD, 5.0, True, "ease"),  # what is free has to be beaten, noise or not
         ({}, GOOD | {"cart": {"ece": 0.2}}, 5.0, True, "calibration error of cart 0.2000, limit 0.05"),
         ({}, GOOD, 80.0, True, "80.0 ms, limit 50"),
         ({}, GOOD, 5.0, False, "NaN"),
@@ -127,9 +129,24 @@ def test_a_heavier_ranking_loss_must_order_the_tail_clearly_better(
         return signal * (much if weight == max(train_ranker.LISTWISE) else 0.0)
 
     monkeypatch.setattr(train_ranker, "fit", fit)
-    monkeypatch.setattr(train_ranker, "_scores", scores)
+    monkeypatch.setattr(train_ranker, "scores", scores)
     options = train_ranker.Params(day="2026-01-01", run="r")
     assert train_ranker.best(older, tail, options, seed=3)[2] == chosen
+
+
+def test_what_a_visitor_had_goes_first_and_popularity_decides_the_rest() -> None:
+    test = examples()
+    numeric = np.zeros_like(test.numeric)
+    for name, values in {
+        "item_touches": [0, 2, 0],
+        "item_popularity": [5, 1, 9],
+        "together_20e": [0.0, 0, 0.1],
+    }.items():
+        numeric[:3, transforms.RANKING_FEATURES.index(name)] = values
+    found = evaluate_ranker.free(replace(test, numeric=numeric), "ease")
+    assert list(found) == ["popularity", "trend", "repeats", "ease"]
+    assert np.argsort(-found["repeats"][:3]).tolist() == [1, 2, 0]
+    assert np.argsort(-found["ease"][:3]).tolist() == [2, 0, 1]
 
 
 def test_xgboost_learns_from_the_same_rows() -> None:

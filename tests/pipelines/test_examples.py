@@ -71,6 +71,19 @@ def test_a_batch_is_cut_to_its_longest_history_and_to_its_last_target() -> None:
     assert batch["targets"].numpy().tolist() == [[0, 0, 9]]
 
 
+def test_workers_part_a_batch_between_them(tmp_path: Path) -> None:
+    lists = [[DAY, 2 * DAY, 3 * DAY], [DAY, 3 * DAY]]
+    examples.write(tmp_path, iter([sequences(lists)]), plan(moments=np.array([0.0]), validate_from=np.inf), seed=1)
+    (whole,) = examples.dataset([tmp_path / "train"], LAYOUT, 8, None)
+    parts = [next(iter(examples.dataset([tmp_path / "train"], LAYOUT, 8, None, n, 3))) for n in range(3)]
+    assert len(whole["importance"]) == 5
+    assert [len(part["importance"]) for part in parts] == [2, 2, 2], "the last row of the last worker is blank"
+    assert sorted(n for part in parts for n in part["importance"].numpy()) == sorted(
+        [0.0, *whole["importance"].numpy()]
+    )
+    assert parts[2]["targets"].numpy()[1].tolist() == [0] * parts[2]["targets"].shape[1]
+
+
 @given(st.lists(st.lists(st.floats(1, 30 * DAY), min_size=1, max_size=12).map(sorted), min_size=1, max_size=4))
 def test_no_history_reaches_its_targets(lists: list[list[float]]) -> None:
     fields = examples.records(sequences(lists), plan(), np.random.default_rng(1))

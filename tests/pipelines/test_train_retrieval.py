@@ -1,6 +1,9 @@
 """The contract of a trained retrieval model, on a shop of two tastes, and the gate that judges it."""
 
 import json
+import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ from feature_repo import names, transforms
 from models import artifact, two_tower
 from pipelines import datasets, evaluate_retrieval, split, train_retrieval
 from pipelines.datasets import RunId
-from recsys.settings import Services, Settings, Storage
+from recsys.settings import REPOSITORY, Services, Settings, Storage, child_environment
 
 RUN = RunId("tiny")
 OPTIONS: dict[str, Any] = {"epochs": 5, "dim": 32, "batch_size": 64, "history_length": 20, "moments": 3}
@@ -40,12 +43,19 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 def train(settings: Settings, run: RunId, **options: Any) -> dict[str, Any]:
     params = train_retrieval.Params(day=tiny_shop.LAST, run=run, **{**OPTIONS, **options})
+    folder = begun(settings, run)
+    result = train_retrieval.main(params, settings)
+    assert result is not None
+    (folder / "train_retrieval.json").write_text(json.dumps(result, default=str))
+    return result
+
+
+def begun(settings: Settings, run: RunId) -> Path:
+    """The folder of a run whose features are made."""
     folder = datasets.run_folder(settings, run)
     folder.mkdir(parents=True)
     (folder / "features.json").write_text('{"allow_repeats": true}')
-    result = train_retrieval.main(params, settings)
-    (folder / "train_retrieval.json").write_text(json.dumps(result, default=str))
-    return result
+    return folder
 
 
 def opened(settings: Settings, result: dict[str, Any]) -> artifact.Artifact:
@@ -147,6 +157,72 @@ def test_sampled_softmax_learns_too(world: World) -> None:
     (mugs,) = users(other, [["mug-1", "mug-2", "mug-3"]])
     mug, lamp = items(other, ["mug-4", "lamp-4"], ["mug", "lamp"])
     assert mugs @ mug > mugs @ lamp
+
+
+# The last days of this shop are too few to stop by; here they are watched all the same.
+WORKER = """
+import sys
+from pipelines import stage, train_retrieval
+train_retrieval.FEWEST_WATCHED = 1
+sys.exit(stage.run("train_retrieval", sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def pair(world: World, port_block: Callable[[], int], tmp_path: Path) -> Callable[..., list[str]]:
+    """Trains on two processes of this machine; returns what each printed, that of the chief first."""
+
+    def trained(run: RunId, **options: Any) -> list[str]:
+        begun(world.settings, run)
+        named = {"day": tiny_shop.LAST, "run": run, **OPTIONS, **options}
+        given = [f"--{name.replace('_', '-')}={value}" for name, value in named.items()]
+        first = port_block()
+        cluster = {"worker": [f"127.0.0.1:{port}" for port in (first, first + 1)]}
+        processes = []
+        try:
+            for index in range(2):
+                config = json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})
+                environment = child_environment(
+                    world.settings,
+                    RECSYS_SERVICES__MLFLOW_URL=world.settings.mlflow_url,
+                    TF_CONFIG=config,
+                    PYTHONPATH=str(REPOSITORY),
+                )
+                with (tmp_path / f"{index}.log").open("w") as log:
+                    command = [sys.executable, "-c", WORKER, *given]
+                    processes.append(
+                        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
+                    )
+            told = [process.communicate(timeout=240)[0] for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+        logs = [(tmp_path / f"{index}.log").read_text()[-3000:] for index in range(2)]
+        assert [process.returncode for process in processes] == [0, 0], logs
+        return told
+
+    return trained
+
+
+def test_two_workers_learn_what_one_process_does(
+    world: World, pair: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_retrieval, "FEWEST_WATCHED", 1)
+    # Odd batches, which two workers cannot halve; what is dropped at random would not be the same.
+    options = {"epochs": 1, "batch_size": 63, "layers": 0, "history_dropout": 0, "id_dropout": 0, "dropout": 0}
+    alone = train(world.settings, RunId("alone"), **options)
+    chief, other = pair(RunId("together"), **options)
+    together = json.loads(chief)
+    assert together["metrics"]["best"] == pytest.approx(alone["metrics"]["best"], rel=1e-4)
+    assert together["metrics"]["best"].keys() >= {"loss", "val_loss", "val_recall@100"}
+    assert together["metrics"]["examples"] == alone["metrics"]["examples"]
+    both = (two_tower.Towers.load(opened(world.settings, result).path) for result in (together, alone))
+    mine, theirs = (users(World(world.settings, {}, towers), [["mug-1", "lamp-2"], []]) for towers in both)
+    np.testing.assert_allclose(mine, theirs, atol=1e-3)
+    assert other == "", "only the chief has a result"
+    models = sorted(path.name for path in datasets.models_folder(world.settings).glob("retrieval/together*"))
+    assert models == [together["artifact"]["version"]]
 
 
 def test_gate_passes_a_good_model_and_draws(world: World) -> None:
