@@ -5,7 +5,7 @@ A split is a folder:
     meta.json       `test_window` [start, end): a split by time. Without it: leave one out
     train.parquet, valid.parquet, test.parquet       user_id, item_id, ts; optional invoice, qty, price, rating, country
     anon_train.parquet, anon_valid.parquet           invoice, item_id, ts: baskets of nobody known (by time only)
-    items.parquet   item_id; optional title, genres, attributes, price, year, first_seen
+    items.parquet   item_id; optional title, genres, attributes, price, year, first_seen, created (epoch seconds)
     users.parquet   user_id; optional age, gender, occupation, zip
 
 What may be known: by time, everything before the window, for parameters and histories alike. Leave one out: parameters
@@ -217,10 +217,14 @@ def events(split: Split) -> pd.DataFrame:
 
 
 def items(split: Split) -> pd.DataFrame:
-    """Canonical items, in the split's order; a category comes from the genres, or else from the words of the title."""
+    """Canonical items, in the split's order; a category comes from the genres, or else from the words of the title.
+
+    An item enters the catalogue when `created` says so, or else with its first event, or else with everybody's.
+    """
     items = split.items
     first = split.fit.groupby("item_id")["time"].min()
-    created = items["item_id"].map(first).fillna(split.fit["time"].min()).astype(np.int64)
+    created = items["item_id"].map(first).fillna(split.fit["time"].min())
+    created = (items["created"].fillna(created) if "created" in items else created).astype(np.int64)
     nothing = pd.Series([""] * len(items), index=items.index)
     title = items["title"].fillna("") if "title" in items else "item " + items["item_id"]
     words = (items[name].fillna("") for name in ("genres", "attributes") if name in items)
