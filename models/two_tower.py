@@ -18,7 +18,7 @@ import tf_keras as keras
 from numpy.typing import NDArray
 
 from feature_repo import names, transforms
-from models import towers, vocabulary, workers
+from models import newcomer, towers, vocabulary, workers
 from models.towers import Tensors
 from models.vocabulary import FIRST
 
@@ -62,6 +62,7 @@ class TwoTower(tfrs.Model):  # type: ignore[misc]
     def __init__(self, shape: towers.Shape, sizes: Mapping[str, int], corpus: Corpus, negatives: int) -> None:
         super().__init__()
         self.user, self.item = towers.UserTower(shape, sizes), towers.ItemTower(shape, sizes, corpus.stats.shape[-1])
+        self.newcomer = newcomer.Newcomer(sizes, shape.dim)
         self.log_scale = self.add_weight(
             "log_scale", (), initializer=keras.initializers.Constant(math.log(shape.initial_scale))
         )
@@ -76,6 +77,7 @@ class TwoTower(tfrs.Model):  # type: ignore[misc]
 
     def _start(self, corpus: Corpus, dim: int) -> None:
         self.item.build(None)
+        self.newcomer.build(None)
         self.item.id_embedding.assign(corpus.identity)
         seen = np.log1p(np.maximum(corpus.stats[:, FIRST:], 0.0)).reshape(-1, corpus.stats.shape[-1])
         self.item.stats_mean.assign(seen.mean(0))
@@ -122,6 +124,11 @@ class TwoTower(tfrs.Model):  # type: ignore[misc]
     def catalogue(self) -> tf.Tensor:
         """[rows, dim] unit vectors of all items with the newest statistics that training looked at."""
         return self.item(self.representations(), self._stats[-1], tf.maximum(self._ages[-1], 0.0))
+
+    def learn_newcomers(self) -> None:
+        """Fit what stands in for the item tower where an id is unknown; after training, whose vectors it regresses."""
+        content = {name: values[FIRST:] for name, values in self._content.items()}
+        self.newcomer.fit(content, self.catalogue()[FIRST:].numpy(), self._share[FIRST:].numpy())
 
     def _known(self, targets: tf.Tensor) -> tf.Tensor:
         """[t] the targets of the whole batch, where a sample has to hold them."""
@@ -236,11 +243,11 @@ class UserServing(tf.Module):  # type: ignore[misc]
 
 
 class ItemServing(tf.Module):  # type: ignore[misc]
-    """The item tower behind strings; an unknown id is embedded from content and statistics alone."""
+    """The item tower behind strings; an unknown id is embedded from its content alone."""
 
     def __init__(self, model: TwoTower, lookup: vocabulary.Lookup) -> None:
         super().__init__()
-        self._lookup, self._tower = lookup, model.item
+        self._lookup, self._tower, self._newcomer = lookup, model.item, model.newcomer
 
     @tf.function(  # type: ignore[untyped-decorator]
         input_signature=[
@@ -265,9 +272,12 @@ class ItemServing(tf.Module):  # type: ignore[misc]
         age_days: tf.Tensor,
         stats: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
-        inputs = {"title": title, "category": category, "brand": brand, "tags": tags, "price": price}
-        base = self._tower.base(self._lookup("items", item_id), self._lookup.content(inputs))
-        return {"embedding": self._tower(base, stats, age_days)}
+        ids = self._lookup("items", item_id)
+        content = self._lookup.content(
+            {"title": title, "category": category, "brand": brand, "tags": tags, "price": price}
+        )
+        known = self._tower(self._tower.base(ids, content), stats, age_days)
+        return {"embedding": tf.where((ids >= FIRST)[:, None], known, self._newcomer(content))}
 
 
 def save(model: TwoTower, words: vocabulary.Vocabulary, folder: Path) -> None:

@@ -212,6 +212,7 @@ def train(
         with strategy.scope():
             model = two_tower.TwoTower(shape, counted.words.sizes(), known, recipe.negatives)
         curve = fit(model, Path(place), layout, recipe, params, seed, report)
+        model.learn_newcomers()
     seconds = time.monotonic() - started
     scale = float(np.exp(model.log_scale.numpy()))
     best = min(curve, key=lambda epoch: epoch["val_loss"]) if "val_loss" in curve[-1] else curve[-1]
