@@ -45,18 +45,12 @@ VIEW = "new"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", required=True, help="folder of a split, or the name of one under --splits")
-    parser.add_argument("--splits", type=Path, default=quality.SPLITS, help="where the named splits are")
-    parser.add_argument("--part", choices=("valid", "test"), default="test", help="what is predicted")
+    quality.add_split(parser)
     parser.add_argument("--of", nargs="+", choices=MEASURED, default=list(MEASURED), help="what is measured")
     parser.add_argument("--seed", type=int, default=0, help="draws the items to hide")
-    parser.add_argument(
-        "--root", type=Path, help="storage root to build the lakes in and keep; a temporary one if left out"
-    )
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    named = Path(options.dataset)
-    split = protocol.load(named if named.is_dir() else options.splits / options.dataset, options.part)
+    split = quality.split_of(options)
     with tempfile.TemporaryDirectory() as scratch:
         for measured in options.of:
             MEASURED[measured](split, options.root or Path(scratch), options.seed)

@@ -4,7 +4,8 @@
 
 The split is written as a canonical source, and the pipeline's own stages `ingest`, `quality` and `features` read it;
 the towers are trained by `train_retrieval.train` on all that the protocol allows to fit on, with the hyperparameters
-that the pipeline derives from the data. Prints one JSON line per figure (see bench/protocol.py for their definition).
+that the pipeline derives from the data. `--model funnel` has the ranker order their candidates. Prints one JSON line
+per figure (see bench/protocol.py for their definition).
 """
 
 import argparse
@@ -44,18 +45,12 @@ log = logging.getLogger(__name__)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", required=True, help="folder of a split, or the name of one under --splits")
-    parser.add_argument("--splits", type=Path, default=SPLITS, help="where the named splits are")
-    parser.add_argument("--part", choices=("valid", "test"), default="test", help="what is predicted")
+    add_split(parser)
     parser.add_argument("--model", choices=MODELS, default="two_tower")
     parser.add_argument("--out", type=Path, help="parquet of predictions: user_id, item_id, rank")
-    parser.add_argument(
-        "--root", type=Path, help="storage root to build the lake in and keep; a temporary one if left out"
-    )
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    named = Path(options.dataset)
-    split = protocol.load(named if named.is_dir() else options.splits / options.dataset, options.part)
+    split = split_of(options)
     with tempfile.TemporaryDirectory() as scratch:
         settings = configuration.load().model_copy(update={"storage": Storage(root=str(options.root or scratch))})
         started = time.monotonic()
@@ -71,6 +66,21 @@ def main() -> None:
             for name in SHOWN[view]:
                 figures.report(f"quality.{name}", reached[name], "share", users=int(reached["users"]), **facts)
     figures.report("quality.seconds", seconds, "s", dataset=split.name, part=split.part, model=options.model)
+
+
+def add_split(parser: argparse.ArgumentParser) -> None:
+    """Options that name a split, and where its lake is built."""
+    parser.add_argument("--dataset", required=True, help="folder of a split, or the name of one under --splits")
+    parser.add_argument("--splits", type=Path, default=SPLITS, help="where the named splits are")
+    parser.add_argument("--part", choices=("valid", "test"), default="test", help="what is predicted")
+    parser.add_argument(
+        "--root", type=Path, help="storage root to build lakes in and keep; a temporary one if left out"
+    )
+
+
+def split_of(options: argparse.Namespace) -> protocol.Split:
+    named = Path(options.dataset)
+    return protocol.load(named if named.is_dir() else options.splits / options.dataset, options.part)
 
 
 def two_towers(split: protocol.Split, settings: Settings) -> Found:
