@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from bench import figures, protocol
 from feature_repo import names, transforms
-from pipelines import baselines, datasets, stage
+from pipelines import baselines, datasets, embedding, stage
 from pipelines.datasets import RunId
 from recsys import settings as configuration
 from recsys.settings import Settings, Storage
@@ -160,25 +160,15 @@ def embed_users(split: protocol.Split, towers: Any, length: int) -> NDArray[np.f
     """[asked, dim]."""
     histories, now = split.histories(), split.now()
     profiles = protocol.users(split).set_index("user_id").reindex(split.asked)
-    told = {
+    told: dict[str, list[Any]] = {
         name: [value if isinstance(value, str) else None for value in profiles.get(name, [None] * len(now))]
         for name in ("region", "age_group")
     }
-    parts = []
-    for start in range(0, len(now), 512):
-        rows = slice(start, start + 512)
-        inputs = transforms.user_tower_inputs(
-            [history["item_id"].tolist() for history in histories[rows]],
-            [[split.event] * len(history) for history in histories[rows]],
-            [history["time"].tolist() for history in histories[rows]],
-            region=told["region"][rows],
-            age_group=told["age_group"][rows],
-            preferences=[None] * len(now[rows]),
-            now=now[rows],
-            length=length,
-        )
-        parts.append(towers.users(inputs))
-    return np.concatenate(parts)
+    told["history_items"] = [history["item_id"].tolist() for history in histories]
+    told["history_events"] = [[split.event] * len(history) for history in histories]
+    told["history_times"] = [history["time"].tolist() for history in histories]
+    told["preferences"] = [None] * len(now)
+    return embedding.embed_requests(towers, told, now, length)
 
 
 def embed_items(split: protocol.Split, towers: Any, stats: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -5,7 +5,7 @@ that a difference is a fault of the artifact and not of the check.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, Protocol
@@ -80,6 +80,28 @@ def _item_inputs(items: pa.Table, as_of: datetime) -> dict[str, NDArray[Any]]:
         stats=np.stack([items.column(name).to_numpy() for name in names.ITEM_STATS], axis=1).astype(np.float32),
         now=as_of.timestamp(),
     )
+
+
+def embed_requests(
+    towers: Towers, users: Mapping[str, Sequence[Any]], now: NDArray[np.float64], history_length: int
+) -> NDArray[np.float32]:
+    """[requests, dim] vectors by the user tower, each as the predictor would make it at the time of the request.
+
+    Args:
+        users: who asks: columns `names.HISTORY`, `region`, `age_group` and `preferences`.
+        now: [requests] epoch seconds.
+        history_length: newest events that the user tower takes.
+    """
+    columns = [users[name] for name in (*names.HISTORY, "region", "age_group", "preferences")]
+    parts = []
+    for start in range(0, len(now), BATCH):
+        batch = slice(start, start + BATCH)
+        items, kinds, times, region, age_group, preferences = (column[batch] for column in columns)
+        inputs = transforms.user_tower_inputs(
+            items, kinds, times, region, age_group, preferences, now[batch], history_length
+        )
+        parts.append(towers.users(inputs))
+    return np.concatenate(parts)
 
 
 @dataclass(frozen=True)

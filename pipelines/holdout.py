@@ -17,12 +17,10 @@ from numpy.typing import NDArray
 
 from feature_repo import events, names, transforms
 from models import two_tower
-from pipelines import baselines, datasets, recall
+from pipelines import baselines, datasets, embedding, recall
 from pipelines.datasets import Lake
 from pipelines.split import Split
 from recsys.errors import BadData
-
-AT_ONCE = 512  # requests per call of the user tower
 
 
 @dataclass(frozen=True)
@@ -57,16 +55,8 @@ class Trial:
 
     def embed_users(self, model: two_tower.Towers, history_length: int) -> NDArray[np.float32]:
         """[users, dim]."""
-        parts = []
-        for start in range(0, len(self), AT_ONCE):
-            rows = slice(start, start + AT_ONCE)
-            items, kinds, times = zip(*self.histories[rows], strict=True)
-            profile = {name: values[rows] for name, values in self.profile.items()}
-            inputs = transforms.user_tower_inputs(
-                items, kinds, times, **profile, now=self.asked[rows], length=history_length
-            )
-            parts.append(model.users(inputs))
-        return np.concatenate(parts)
+        past = dict(zip(names.HISTORY, zip(*self.histories, strict=True), strict=True))
+        return embedding.embed_requests(model, {**past, **self.profile}, self.asked, history_length)
 
 
 def load(lake: Lake, day: date, split: Split, limit: int, seed: int) -> Trial:
