@@ -177,40 +177,35 @@ def build(
         plan: which candidates are kept.
         past: of the visitors; needed where `plan.allow_repeats` is False.
     """
-    queries = _queries(judged.requests, users, towers, history_length)
+    requests = _placed(judged.requests, users)
+    queries = _queries(requests, users, towers, history_length)
     parts: list[dict[str, Any]] = []
-    midnight = judged.requests["time"].to_numpy() // transforms.SECONDS_PER_DAY * transforms.SECONDS_PER_DAY
+    midnight = requests["time"].to_numpy() // transforms.SECONDS_PER_DAY * transforms.SECONDS_PER_DAY
     for moment in np.unique(midnight):
         matrix, vectors = shelf.as_of(moment)
         today = np.flatnonzero(midnight == moment)
         for start in range(0, len(today), BLOCK):
             block = today[start : start + BLOCK]
-            allowed = _allowed(judged.requests.iloc[block], matrix, shelf, None if plan.allow_repeats else past)
+            allowed = _allowed(requests.iloc[block], matrix, shelf, None if plan.allow_repeats else past)
             top, scores = _retrieve(queries[block], vectors, allowed, plan.candidates)
             rows = _rows(judged, block, matrix, top, scores, plan)
-            parts.append(rows | _inputs(judged.requests, users, block, rows, matrix))
+            parts.append(rows | _inputs(requests, users, block, rows, matrix))
         log.info("%s: %d requests", datetime.fromtimestamp(moment, UTC).date(), len(today))
     return _assemble(judged, parts)
+
+
+def _placed(requests: pd.DataFrame, users: Mapping[str, list[Any]]) -> pd.DataFrame:
+    """The requests, each from where it says, or else from where the profile says, as the API sends them."""
+    where = zip(requests["region"], users["region"], strict=True)
+    return requests.assign(region=[here or home or "" for here, home in where])
 
 
 def _queries(
     requests: pd.DataFrame, users: Mapping[str, list[Any]], towers: embedding.Towers, length: int
 ) -> NDArray[np.float32]:
-    """[requests, dim] vectors by the user tower, as the predictor makes them."""
-    columns = [users[name] for name in (*names.HISTORY, "region", "age_group", "preferences")]
-    times = requests["time"].to_numpy(np.float64)
-    found = []
-    for start in range(0, len(requests), embedding.BATCH):
-        batch = slice(start, start + embedding.BATCH)
-        items, kinds, moments, region, age_group, preferences = (column[batch] for column in columns)
-        found.append(
-            towers.users(
-                transforms.user_tower_inputs(
-                    items, kinds, moments, region, age_group, preferences, times[batch], length
-                )
-            )
-        )
-    return np.concatenate(found)
+    """[requests, dim] vectors by the user tower, as the predictor makes them: at home, if that is known."""
+    home = [known or here for known, here in zip(users["region"], requests["region"], strict=True)]
+    return embedding.embed_requests(towers, {**users, "region": home}, requests["time"].to_numpy(np.float64), length)
 
 
 def _allowed(
@@ -219,12 +214,12 @@ def _allowed(
     shelf: Shelf,
     past: Past | None,
 ) -> NDArray[np.bool_]:
-    """[requests, items] what may be recommended: there, legal in the region, and new to the visitor if it must be."""
+    """[requests, items] what may be recommended: there, legal in the region (everywhere, if that is unknown), and new
+    to the visitor if it must be."""
     allowed = shelf.there(requests["time"].to_numpy())
     asked = zip(ranking_requests.visitors(requests), requests["region"], requests["time"], strict=True)
     for row, (visitor, region, now) in enumerate(asked):
-        if region:
-            allowed[row] &= matrix.allowed[matrix.region_of.get(region, -1), :-1]
+        allowed[row] &= matrix.allowed[matrix.region_of.get(region, -1), :-1]
         if past is not None:
             had = matrix.rows(past.before(visitor, now).items)
             allowed[row, had[had >= 0]] = False

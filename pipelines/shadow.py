@@ -122,6 +122,7 @@ class _Colour:
                 session_id=request.retrieval.session_id,
                 region=request.retrieval.region,
                 surface=request.surface,
+                last_item=request.retrieval.last_item,
             )
             ranks = self._ranking.rank(ask, release=self._release_id, deadline=_DEADLINE)
         except RecsysError as error:

@@ -96,7 +96,7 @@ class Funnel:
         pool = self._permitted(proposal, ask, live, trace)
         rung = proposal.rung
         if proposal.rank:
-            ranked = await self._ranked(pool, proposal, ask, live, trace)
+            ranked = await self._ranked(pool, proposal.region, ask, last_item, live, trace)
             pool, rung = (pool, rung) if ranked is None else (ranked, Rung.RANKED)
         with trace.timed("rerank"):
             return Slate(rung, self._arranged(pool, ask, live, trace), degraded=bool(trace.falls))
@@ -196,7 +196,9 @@ class Funnel:
             trace.facts |= {"candidates": len(pool), "dropped": dict(found.dropped)}
             return pool.take(found.kept)
 
-    async def _ranked(self, pool: Pool, proposal: Proposal, ask: Ask, live: LiveRelease, trace: Trace) -> Pool | None:
+    async def _ranked(
+        self, pool: Pool, region: str, ask: Ask, last_item: str, live: LiveRelease, trace: Trace
+    ) -> Pool | None:
         """The first source in the order of the ranker, the others behind it; None if the ranker does not serve."""
         count = int((pool.part == 0).sum())
         request = RankingRequest(
@@ -204,8 +206,9 @@ class Funnel:
             pool.scores[:count],
             ask.user_id,
             ask.session_id,
-            proposal.region,
+            region,
             ask.surface,
+            last_item,
         )
         answer = await self._calls.rank(request, live, trace) if count else None
         return None if answer is None else pool.scored(answer.scores)

@@ -108,7 +108,7 @@ class Reader:
 
 
 def _history(values: Mapping[str, Any], last_item: str, now: float) -> dict[str, list[Any]]:
-    """The history as of now, oldest first.
+    """The history as of now, oldest first, as long as training knows them.
 
     The store holds only what has happened, but "now" stands still a day after the data of the release end
     (`transforms.request_time`). Events of the wall clock's later days are moved to the last second, in their
@@ -118,4 +118,5 @@ def _history(values: Mapping[str, Any], last_item: str, now: float) -> dict[str,
     if last_item:
         items, events, times = [*items, last_item], [*events, "view"], [*times, int(now)]
     latest = int(now) - 1
-    return {"history_items": items, "history_events": events, "history_times": [min(t, latest) for t in times]}
+    columns = items, events, [min(t, latest) for t in times]
+    return {name: values[-names.HISTORY_LENGTH :] for name, values in zip(names.HISTORY, columns, strict=True)}

@@ -1,5 +1,6 @@
 """Examples as they were at the moment of the request: nothing from its future, and the same as serving computes."""
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from feast import types
+from offline_views import put
 
-from feature_repo import definitions, events, names, store, transforms
+from feature_repo import events, names, store, transforms
 from models import ranker
 from pipelines import datasets, past, ranking_examples, ranking_requests, ranking_users
 from recsys.settings import Settings
@@ -19,28 +20,6 @@ DAY = date(2026, 1, 20)
 NOON = datetime(2026, 1, 20, 12, tzinfo=UTC)
 ITEMS = ("lamp", "mug", "rug", "vase")
 USER_VIEWS = ("user_profile", "user_history", "user_activity", "user_categories")
-KINDS = {
-    types.String: (pa.string(), ""),
-    types.Int64: (pa.int64(), 0),
-    types.Float32: (pa.float32(), 0.0),
-    types.Float64: (pa.float64(), 0.0),
-}
-
-
-def put(settings: Settings, view: str, when: datetime, **values: Any) -> None:
-    """One row of an offline table; what is not given is zero, "" or empty."""
-    key = names.ENTITY_OF_VIEW[view]
-    columns = {key: pa.array([values.pop(key)])}
-    for field in definitions.SCHEMAS[view]:
-        many = isinstance(field.dtype, types.Array)
-        kind, nothing = KINDS[field.dtype.base_type if many else field.dtype]
-        value = values.pop(field.name, [] if many else nothing)
-        columns[field.name] = pa.array([value], pa.list_(kind) if many else kind)
-    assert not values
-    columns["event_timestamp"] = pa.array([when], pa.timestamp("us", "UTC"))
-    folder = datasets.lake(settings).path(datasets.feature_view(view), when.date())
-    folder.mkdir(parents=True, exist_ok=True)
-    pa.parquet.write_table(pa.table(columns), folder / f"{len(list(folder.iterdir()))}.parquet")
 
 
 def put_user(settings: Settings, user_id: str, when: datetime, items: list[str]) -> None:
@@ -57,6 +36,8 @@ def put_user(settings: Settings, user_id: str, when: datetime, items: list[str])
 
 
 def users_at(settings: Settings, requests: pd.DataFrame, *known: past.Past) -> dict[str, list[Any]]:
+    # The stage that writes the views leaves none of them without a table.
+    put(settings, "session_history", NOON - timedelta(days=2), session_id="another")
     return ranking_users.users_at(store.apply(settings), requests, *known)
 
 
@@ -93,21 +74,22 @@ def test_a_profile_survives_a_first_event_that_is_still_to_come(settings: Settin
     assert found["history_items"] == [[]]
 
 
-def test_an_anonymous_visitor_has_the_history_of_the_session(settings: Settings) -> None:
+def test_who_has_no_history_yet_has_that_of_the_session_as_in_serving(settings: Settings) -> None:
     put_user(settings, "ann", NOON + timedelta(days=1), ["lamp"])
+    put_user(settings, "bob", NOON - timedelta(days=1), ["rug"])
     before = {"history_items": ["mug"], "history_events": ["view"], "history_times": [1]}
     put(settings, "session_history", NOON - timedelta(hours=12), session_id="s", **before)
-    found = users_at(settings, asked("", "ann"))
-    assert found["history_items"] == [["mug"], []]
+    found = users_at(settings, asked("", "ann", "bob"))
+    assert found["user_id"] == ["", "ann", "bob"]
+    assert found["history_items"] == [["mug"], ["mug"], ["rug"]]
 
 
 def test_a_history_goes_on_from_midnight_to_the_second_of_the_request(settings: Settings) -> None:
     midnight = NOON - timedelta(hours=12)
     put_user(settings, "ann", midnight, ["mug"])
-    put(settings, "session_history", midnight, session_id="another")
     at = [int((midnight + timedelta(hours=hour)).timestamp()) for hour in (-1, 1, 12)]
     known = past.Past({"ann": deeds(*zip(("mug", "lamp", "rug"), at, strict=True)), "s": deeds(("vase", at[1]))})
-    found = users_at(settings, asked("ann", "", "nobody"), known)
+    found = users_at(settings, asked("ann", "", "nobody").assign(session_id=["s", "s", "t"]), known)
     assert found["history_items"] == [["mug", "lamp"], ["vase"], []]
     assert found["history_events"] == [["purchase", "view"], ["view"], []]
     assert found["history_times"][0][-1] == at[1]
@@ -217,6 +199,27 @@ def test_sampled_negatives_say_at_what_rate(shelf: ranking_examples.Shelf) -> No
 
 def test_what_was_bought_is_no_candidate_where_nobody_repeats(shelf: ranking_examples.Shelf) -> None:
     assert sorted(build(shelf, visit("mug"), allow_repeats=False).item_id) == ["lamp", "mug"]
+
+
+@pytest.mark.parametrize(
+    ("here", "home", "found"),
+    [("FR", None, "lamp mug rug"), ("", "FR", "lamp mug rug"), ("DE", "FR", "lamp mug"), ("", None, "lamp mug")],
+)
+def test_candidates_are_legal_where_the_visitor_is_or_else_at_home(
+    settings: Settings, here: str, home: str | None, found: str
+) -> None:
+    goods = items().select(events.ITEMS.names).to_pylist()
+    goods[ITEMS.index("rug")]["regions"] = ["FR"]
+    lake = datasets.lake(settings)
+    put(settings, "item_stats", NOON.replace(hour=0), item_id="rug")
+    lake.write(datasets.ITEMS, DAY, pa.Table.from_pylist(goods, schema=events.ITEMS.arrow()))
+    asking = visit("mug")
+    asking = replace(asking, requests=asking.requests.assign(region=here))
+    plan = ranking_examples.Plan(candidates=4, negatives=0, allow_repeats=True, seed=1)
+    shelf = ranking_examples.Shelf(lake, DAY, Towers())
+    made = ranking_examples.build(asking, nobody() | {"region": [home]}, shelf, Towers(), 10, plan)
+    assert " ".join(sorted(made.item_id)) == found
+    assert set(made.strings["region"]) == {here or home or ""}
 
 
 def test_examples_survive_the_disk(shelf: ranking_examples.Shelf, tmp_path: Path) -> None:

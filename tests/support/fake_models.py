@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from feature_repo import events, names, transforms
-from feature_repo.neighbours import NOBODY
+from feature_repo.neighbours import NOBODY, Links, Neighbours
+from feature_repo.ranking_table import RELATIONS
 from models import artifact
 from pipelines import datasets
 from recsys.settings import Settings
@@ -118,8 +119,38 @@ def ranker(settings: Settings, run: str, day: date, retrieval_version: str) -> a
         NOBODY.save(draft.path)
         draft.meta.update(
             features=list(transforms.RANKING_FEATURES), heads=["click", "cart", "purchase"],
-            blend={"click": 1.0, "cart": 2.0, "purchase": 4.0},
+            blend={"click": 1.0, "cart": 2.0, "purchase": 4.0}, together="ease",
         )  # fmt: skip
+    return draft.finished
+
+
+def untaught_ranker(settings: Settings, run: str, day: date, retrieval_version: str) -> artifact.Artifact:
+    """A ranker of the real kind whose weights, and neighbours of the items, are random: every feature counts."""
+    import tensorflow as tf
+
+    from models import ranker as real
+
+    rng = np.random.default_rng(3)
+    features, shape = len(transforms.RANKING_FEATURES), real.Shape()
+    edges = np.tile(np.linspace(-2, 10, shape.pieces + 1, dtype=np.float32), (features, 1))
+    scaling = real.Scaling(np.zeros(features, np.float32), np.full(features, 0.3, np.float32), edges)
+    told = {"category": CATEGORIES, "brand": [f"b{n}" for n in range(7)], "region": ["France"], "surface": ["home"]}
+    words = real.Words(real.vocabulary({name: np.array(known, object) for name, known in told.items()}, floor=1))
+    slots = real.Slots.learn(np.array([0, 1], np.int32), np.array([1, 0], np.float32))
+    column = transforms.RANKING_FEATURES.index("retrieval_score")
+    model = real.Ranker(shape, scaling, words, slots, real.Start(column, slope=2.0, shift=-1.0, usual=0.0))
+    model({"numeric": tf.zeros([1, features]), "words": tf.zeros([1, 5], tf.int32)})
+    for weight in model.trainable_variables:
+        weight.assign(rng.normal(0, 0.1, weight.shape))
+    ids = [f"i{n}" for n in range(120)]
+    links = Links(rng.integers(0, 120, (120, 8)).astype(np.int32), rng.uniform(0, 0.1, (120, 8)).astype(np.float32))
+    parents, as_of = {"retrieval": retrieval_version}, datasets.end_of(day).isoformat()
+    folder = datasets.models_folder(settings)
+    with artifact.draft(folder, kind="ranker", run=run, as_of=as_of, parents=parents) as draft:
+        calibration = np.tile([1.0, 0.0], (len(real.HEADS), 1))
+        real.Served(model, calibration).save(draft.path / "model", features)
+        Neighbours(np.array(ids), dict.fromkeys(RELATIONS, links)).save(draft.path)
+        draft.meta.update(features=list(transforms.RANKING_FEATURES), heads=list(real.HEADS), blend=dict(real.BLEND))
     return draft.finished
 
 

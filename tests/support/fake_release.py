@@ -1,6 +1,7 @@
 """A whole release of the fake models, with its catalogue, index and online features: what a predictor can hold."""
 
 import json
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,17 @@ DAY = date(2024, 3, 9)
 NOW = datasets.end_of(DAY).timestamp()
 
 
-def publish(settings: Settings, run: str = "r1", colour: Colour = "blue", seed: int = 1) -> Release:
+def publish(
+    settings: Settings,
+    run: str = "r1",
+    colour: Colour = "blue",
+    seed: int = 1,
+    shop: Callable[[Settings, date], None] = fake_models.write_shop,
+    ranker: Callable[[Settings, str, date, str], artifact.Artifact] = fake_models.ranker,
+) -> Release:
     """Build the artifacts of a run and write the release file of a colour."""
     run_id = datasets.RunId(run)
-    fake_models.write_shop(settings, DAY)
+    shop(settings, DAY)
     trained = fake_models.retrieval(settings, run, DAY, seed)
     keep(settings, run_id, "train_retrieval", {"artifact": reference(settings, trained)})
     keep(settings, run_id, "evaluate_retrieval", {"passed": True, "reasons": []})
@@ -33,7 +41,7 @@ def publish(settings: Settings, run: str = "r1", colour: Colour = "blue", seed: 
         "retrieval": trained,
         "index": artifact.load(root / built["artifact"]["path"], kind="index"),
         "catalogue": artifact.load(root / built["catalogue"]["path"], kind="catalogue"),
-        "ranker": fake_models.ranker(settings, run, DAY, trained.manifest.version),
+        "ranker": ranker(settings, run, DAY, trained.manifest.version),
     }
     release = Release(
         release_id=ReleaseId(run),

@@ -51,6 +51,7 @@ async def test_the_item_viewed_last_changes_the_same_response(world: Any) -> Non
     page = await world.page(user_id="stranger", headers={"X-Last-Item": "i20"}, count=4)
     assert page["rung"] == "ranked"
     assert page["items"][0]["reason"] == "Similar to Thing 20, which you viewed"
+    assert [asked.last_item for asked in (*world.retrieval.asked, *world.ranking.asked)] == ["i20", "i20"]
     everything = await world.page(user_id="stranger", headers={"X-Last-Item": "i20"}, count=60)
     assert "i20" not in ids(everything)  # it has just been seen
 

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -17,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import predictor_process
 import pytest
 
 from models.release import Release, Releases
 from recsys import inference
 from recsys.errors import Exit
 from recsys.inference import RankingRequest, RetrievalRequest
-from recsys.settings import REPOSITORY, ROLES, Role, Settings, child_environment
+from recsys.settings import ROLES, Role, Settings, child_environment
 from serving.predictors import ranking as ranking_engine
 from serving.predictors import retrieval as retrieval_engine
 from serving.predictors import server
@@ -58,30 +58,17 @@ class Process:
             return error.code, json.load(error)
 
 
-def start(settings: Settings, role: Role, log: Path) -> subprocess.Popen[bytes]:
-    environment = child_environment(settings, RECSYS_SERVICES__REDIS_URL=settings.redis_url)
-    with log.open("wb") as stream:
-        return subprocess.Popen(
-            [sys.executable, "-m", f"serving.predictors.{role}", "--colour", "blue"],
-            cwd=REPOSITORY, env=environment, stderr=stream, stdout=stream,
-        )  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def processes(platform: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Role, Process]]:
     """Both predictors, ready; they write nothing but their own few lines, and end cleanly on SIGTERM."""
     folder = tmp_path_factory.mktemp("logs")
-    started = {role: start(platform, role, folder / role) for role in ROLES}
+    started = {role: predictor_process.start(platform, role, folder / role) for role in ROLES}
     found: dict[Role, Process] = {}
     try:
         for role, popen in started.items():
             with inference.BlockingClient(platform.predictor_address(role, "blue")) as client:
                 early = client.ready(role)
-                deadline = time.monotonic() + 300
-                while not client.ready(role):
-                    assert popen.poll() is None, (folder / role).read_text()
-                    assert time.monotonic() < deadline, (folder / role).read_text()
-                    time.sleep(0.1)
+            predictor_process.wait_until_ready(platform, role, popen, folder / role)
             found[role] = Process(role, platform, popen, early)
         yield found
     finally:
@@ -245,7 +232,7 @@ def test_a_process_with_a_corrupt_index_ends_before_it_listens(
 ) -> None:
     settings = copied(platform, tmp_path / "var")
     damage(tmp_path / "var", release)
-    assert start(settings, "retrieval", tmp_path / "log").wait(300) == Exit.CONFIG
+    assert predictor_process.start(settings, "retrieval", tmp_path / "log").wait(300) == Exit.CONFIG
     assert "embeddings.npy does not match its manifest" in (tmp_path / "log").read_text()
 
 
