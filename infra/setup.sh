@@ -25,6 +25,7 @@ command -v python3.11 >/dev/null || missing+=(python3.11)
 command -v python3.11 >/dev/null && python3.11 -c 'import ensurepip' 2>/dev/null || missing+=(python3.11-venv)
 command -v setpriv >/dev/null || missing+=(util-linux)
 command -v git >/dev/null || missing+=(git)
+grep -q 'libgomp\.so\.1 ' <(/sbin/ldconfig -p) || missing+=(libgomp1) # LightGBM's threads
 [ "${#missing[@]}" = 0 ] || install_packages "${missing[@]}"
 
 [ -x .venv-tools/bin/uv ] || { say "installing uv"; python3.11 -m venv .venv-tools && .venv-tools/bin/pip install -q uv; }

@@ -2,7 +2,7 @@
 
 Every sorter orders the same candidates of the same requests: the ranker; retrieval's own score; what costs nothing to
 run (popularity, what sells in these days, what the visitor had before, the items that go with it by EASE's weights, or
-by cosines in a large catalogue); and XGBoost (LambdaMART) fitted on the same features of the same training requests. A
+by cosines in a large catalogue); and boosted trees fitted on the same features of the same training requests. A
 difference is a mean over requests of the paired difference in NDCG@10; noise means twice its standard error. A ranker
 that does not beat what is free does not earn its place, and the gate says so.
 """
@@ -20,7 +20,7 @@ from pydantic import Field
 
 from feature_repo import transforms
 from models import artifact, ranker
-from pipelines import datasets, ranking_examples, ranking_metrics, ranking_plots, stage, tracking
+from pipelines import datasets, ranking_examples, ranking_metrics, ranking_plots, stage, tracking, trees
 from pipelines.ranking_examples import Examples
 from recsys.settings import Settings
 
@@ -38,7 +38,7 @@ class Params(stage.Params):
 
     max_ece: float = Field(0.05, gt=0, description="largest expected calibration error of a head")
     max_forward_ms: float = Field(50.0, gt=0, description="largest median time of one forward pass of 500 rows")
-    noise: float = Field(2.0, ge=0, description="standard errors that XGBoost may be ahead and still count as equal")
+    noise: float = Field(2.0, ge=0, description="standard errors that trees may be ahead and still count as equal")
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def main(params: Params, settings: Settings) -> stage.Result:
         "ranker": ranker.blend(probabilities, blend),
         "retrieval": test.feature("retrieval_score"),
         **free(test, made.manifest.meta["together"]),
-        "xgboost": xgboost(train, test, blend, settings.seed),
+        **trees.scores(train, test, blend, settings.seed),
     }
     judged = {name: _sorted(np.nan_to_num(scores), gains, test) for name, scores in sorters.items()}
     curves = {h: ranking_metrics.reliability(probabilities[h], test.labels[:, k]) for k, h in enumerate(ranker.HEADS)}
@@ -107,7 +107,7 @@ def verdict(
         return ["FAILED: no request of the test has anything to find; give the holdout more days"]
     for name in sorted(judged.keys() - {"ranker"}):
         ahead, error = ranking_metrics.mean_and_error(ours - judged[name].at_10)
-        fine = ahead >= -params.noise * error if name == "xgboost" else ahead > 0
+        fine = ahead >= -params.noise * error if name in trees.PEERS else ahead > 0
         means = f"NDCG@10 {ours.mean():.4f} against {judged[name].at_10.mean():.4f} of {name}"
         lines.append((fine, f"{means}: {ahead:+.4f} ± {error:.4f} over {len(ours)} requests"))
     for head, figures in heads.items():
@@ -126,43 +126,18 @@ def free(test: Examples, together: str) -> dict[str, NDArray[np.float32]]:
         together: what the relation "together" of the ranker's neighbours is: "ease" or "cosines".
     """
     popular = test.feature("item_popularity")
-    least = 1e-3 / max(float(popular.max()), 1.0)  # decides between items that a visitor had equally often
+
+    def then_popular(name: str) -> NDArray[np.float32]:
+        """A feature, and popularity where it is the same: the place of each such pair among all."""
+        pairs = np.column_stack([test.feature(name), popular])
+        return np.unique(pairs, axis=0, return_inverse=True)[1].astype(np.float32)
+
     return {
         "popularity": popular,
         "trend": test.feature("item_popularity_fast"),
-        "repeats": test.feature("item_touches") + least * popular,
-        together: test.feature("together_20e") + least * 1e-3 * popular,
+        "repeats": then_popular("item_touches"),
+        together: then_popular("together_20e"),
     }
-
-
-def xgboost(train: Examples, test: Examples, blend: Mapping[str, float], seed: int) -> NDArray[np.float32]:
-    """[n] scores of LambdaMART on the same features: the strong and simple model that a network must not fall behind.
-
-    Depth 6, rate 0.05, with row and column sampling; the number of trees by early stopping on the newest training
-    requests, as for the ranker.
-    """
-    import xgboost as xgb
-
-    fit, tail = train.tail()
-    options = {
-        "objective": "rank:ndcg",
-        "eval_metric": "ndcg@10",
-        "ndcg_exp_gain": False,
-        "lambdarank_pair_method": "topk",
-        "lambdarank_num_pair_per_sample": 20,
-        "max_depth": 6,
-        "eta": 0.05,
-        "min_child_weight": 2.0,
-        "subsample": 0.8,
-        "colsample_bytree": 0.5,
-        "tree_method": "hist",
-        "seed": seed % 2**31,
-    }
-    data = [xgb.DMatrix(part.numeric, label=part.gains(blend), qid=part.request) for part in (fit, tail)]
-    booster = xgb.train(options, data[0], 400, evals=[(data[1], "tail")], early_stopping_rounds=40, verbose_eval=False)
-    log.info("XGBoost: %d trees", booster.best_iteration + 1)
-    found = booster.predict(xgb.DMatrix(test.numeric), iteration_range=(0, booster.best_iteration + 1))
-    return np.asarray(found, np.float32)
 
 
 def _heads(

@@ -39,7 +39,7 @@ STAGES: Mapping[str, str] = {
     "build_index": "embed the catalogue and build the ScaNN index",
     "validate_index": "gate: the index against exact search, and its health",
     "train_ranker": "train the multi-task ranker",
-    "evaluate_ranker": "gate: the ranker against retrieval order, popularity and XGBoost",
+    "evaluate_ranker": "gate: the ranker against retrieval order, what is free, and boosted trees",
     "register": "register the models in MLflow with card and aliases",
     "deploy": "bring the release live, blue-green",
 }

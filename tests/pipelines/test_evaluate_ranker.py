@@ -9,7 +9,7 @@ import pytest
 
 from feature_repo import transforms
 from models import ranker
-from pipelines import evaluate_ranker, ranking_examples, ranking_metrics, ranking_plots, train_ranker
+from pipelines import evaluate_ranker, ranking_examples, ranking_metrics, ranking_plots, train_ranker, trees
 
 LISTS, LENGTH = 120, 8
 SIGNAL = "brand_touches"  # what decides in these examples
@@ -48,7 +48,7 @@ def params(**given: Any) -> evaluate_ranker.Params:
 def judged(**means: float) -> dict[str, evaluate_ranker.Sorted]:
     """Sorters with a mean NDCG each, over 100 requests that differ a little."""
     wave = np.tile([-0.01, 0.01], 50)
-    every = {"ranker": 0.5, "retrieval": 0.3, "popularity": 0.2, "ease": 0.4, "xgboost": 0.5} | means
+    every = {"ranker": 0.5, "retrieval": 0.3, "popularity": 0.2, "ease": 0.4} | dict.fromkeys(trees.PEERS, 0.5) | means
     return {name: evaluate_ranker.Sorted(mean + wave * (name == "ranker"), mean + wave) for name, mean in every.items()}
 
 
@@ -61,6 +61,8 @@ GOOD = {head: {"ece": 0.01} for head in ranker.HEADS}
         ({}, GOOD, 5.0, True, None),
         ({"xgboost": 0.501}, GOOD, 5.0, True, None),  # half a standard error behind
         ({"xgboost": 0.51}, GOOD, 5.0, True, "xgboost"),
+        ({"lightgbm": 0.501}, GOOD, 5.0, True, None),
+        ({"lightgbm": 0.51}, GOOD, 5.0, True, "lightgbm"),
         ({"retrieval": 0.5}, GOOD, 5.0, True, "retrieval"),
         ({"popularity": 0.6}, GOOD, 5.0, True, "popularity"),
         ({"ease": 0.501}, GOOD, 5.0, True, "ease"),  # what is free has to be beaten, noise or not
@@ -147,12 +149,15 @@ def test_what_a_visitor_had_goes_first_and_popularity_decides_the_rest() -> None
     assert list(found) == ["popularity", "trend", "repeats", "ease"]
     assert np.argsort(-found["repeats"][:3]).tolist() == [1, 2, 0]
     assert np.argsort(-found["ease"][:3]).tolist() == [2, 0, 1]
+    assert found["repeats"][3] == found["repeats"][4]  # neither touched nor popular: chance decides, not their place
 
 
-def test_xgboost_learns_from_the_same_rows() -> None:
+@pytest.mark.parametrize("peer", trees.PEERS)
+def test_trees_learn_from_the_same_rows_and_the_same_again(peer: str) -> None:
     test = examples(40, seed=9)
-    scores = evaluate_ranker.xgboost(examples(), test, ranker.BLEND, seed=1)
+    scores, again = (trees.PEERS[peer](examples(), test, ranker.BLEND, seed=1) for _ in range(2))
     assert np.corrcoef(scores, test.feature(SIGNAL))[0, 1] > 0.5
+    np.testing.assert_array_equal(scores, again)
 
 
 def test_slices_count_the_requests_that_they_judge() -> None:
