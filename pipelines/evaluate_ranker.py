@@ -83,12 +83,22 @@ def main(params: Params, settings: Settings) -> stage.Result:
     drops = importance(scorer, blend, test, settings.seed)
     folder = datasets.run_folder(settings, params.run) / "evaluate_ranker"
     _draw(folder, judged, curves, drops, sliced)
-    with tracking.stage_run(settings, params.run, "evaluate_ranker", params.model_dump()) as run:
-        run.metrics(metrics)
-        run.artifacts(folder)
     passed = not any(reason.startswith("FAILED") for reason in reasons)
-    important = dict(sorted(drops.items(), key=lambda pair: -pair[1])[:25])
-    return {"passed": passed, "reasons": reasons, "metrics": metrics, "slices": sliced, "importance": important}
+    important = sorted(drops.items(), key=lambda pair: -pair[1])
+    with tracking.stage_run(settings, params.run, "evaluate_ranker", params.model_dump()) as run:
+        run.verdict(passed, reasons)
+        run.metrics(metrics | {"slices": {row["slice"]: row for row in sliced}})
+        run.table("ranker_baselines", [{"order by": name, **found.figures()} for name, found in judged.items()])
+        run.table("ranker_slices", sliced)
+        run.table("ranker_features", [{"feature": name, "ndcg_10 lost": drop} for name, drop in important])
+        run.artifacts(folder)
+    return {
+        "passed": passed,
+        "reasons": reasons,
+        "metrics": metrics,
+        "slices": sliced,
+        "importance": dict(important[:25]),
+    }
 
 
 def _sorted(scores: NDArray[Any], gains: Floats, test: Examples) -> Sorted:

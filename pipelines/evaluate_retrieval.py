@@ -95,7 +95,9 @@ def main(params: Params, settings: Settings) -> stage.Result:
             "holdout_days": parts.days,
         }
         draw(report, slices, folder)
-        run.metrics(metrics | {"passed": passed})
+        run.verdict(passed, reasons)
+        run.metrics(metrics)
+        tell(run, report, slices)
         run.artifacts(folder)
     for reason in reasons:
         log.info("%s", reason)
@@ -240,6 +242,20 @@ def _collapse(name: str, one: Mapping[str, Any]) -> tuple[bool, str] | None:
     if own >= COLLAPSED * rival:
         return None
     return False, f"slice {name!r} ({one['users']} users) collapsed: recall@{PRIMARY} {own:.4f}, popularity {rival:.4f}"
+
+
+def tell(run: tracking.Run, report: Report, slices: Mapping[str, Mapping[str, Any]]) -> None:
+    """What compares two runs at a glance: tables, and recall as curves with the length of the list as MLflow's step."""
+    summaries = [
+        {"view": view, "ranker": name} | figures.summary(report.trial.truth)
+        for view, by in report.figures.items()
+        for name, figures in by.items()
+    ]
+    run.table("retrieval_baselines", summaries)
+    run.table("retrieval_slices", [{"slice": n, "users": one["users"]} | one["recall"] for n, one in slices.items()])
+    for length in recall.CURVE:
+        means = {v: {n: recall.mean(f.recall[length]) for n, f in by.items()} for v, by in report.figures.items()}
+        run.metrics_at(length, {"recall by length": means})
 
 
 def draw(report: Report, slices: Mapping[str, Mapping[str, Any]], folder: Path) -> None:

@@ -83,10 +83,10 @@ def slice_bars(path: Path, title: str, groups: Mapping[str, Mapping[str, float]]
         sizes: slice → visitors.
     """
     slices = list(sizes)
-    figure, axes = _axes(title, (8.5, 1.4 + 0.5 * len(slices)))
+    figure, axes = _axes(title, (8.5, 1.6 + len(slices) * (0.2 + 0.15 * len(groups))))
     axes.grid(axis="y", visible=False)
     axes.grid(axis="x", color="#e4e6ea", linewidth=0.8)
-    height = 0.8 / len(groups)
+    height = 0.85 / len(groups)
     for number, (name, values) in enumerate(groups.items()):
         place = np.arange(len(slices)) + (number - (len(groups) - 1) / 2) * height
         found = [values.get(slice_, 0.0) for slice_ in slices]
@@ -94,8 +94,8 @@ def slice_bars(path: Path, title: str, groups: Mapping[str, Mapping[str, float]]
         bars = axes.barh(place, found, height * 0.92, color=colour, label=name)
         axes.bar_label(bars, fmt="%.3f", fontsize=7, padding=2)
     axes.set_yticks(np.arange(len(slices)), [f"{name}\n{sizes[name]:,} visitors" for name in slices], fontsize=8)
-    axes.invert_yaxis()
+    axes.set_ylim(len(slices) - 0.5, -0.5)  # the first slice on top
     axes.margins(x=0.12)
     axes.set_xlabel("recall@100")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=len(groups), frameon=False, fontsize=9)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     figure.savefig(path, dpi=120)

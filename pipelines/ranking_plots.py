@@ -82,7 +82,7 @@ def slices(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         axis.barh(place - 0.19, [row["retrieval"] for row in rows], 0.36, color=OTHER, label="retrieval order")
         axis.set_yticks(place, [f"{row['slice']} ({row['requests']})" for row in rows])
         axis.set_xlabel("NDCG@10")
-        axis.set_title("Slices (requests)")
+        axis.set_title("NDCG@10 per slice (requests)")
         axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
         _save(figure, path)
 

@@ -13,7 +13,7 @@ import logging
 import math
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,8 +28,10 @@ from recsys.settings import REPOSITORY, Settings
 EXPERIMENT = "recsys"
 RUN_TAG = "recsys.run_id"
 STAGE_TAG = "recsys.stage"
+NOTE_TAG = "mlflow.note.content"
 WHOLE = "pipeline"  # what the parent run has in the place of a stage
 _MAX_PARAM = 6000  # MLflow refuses longer values
+_MAX_TAG = 8000
 _MAX_BATCH = 100  # params or tags one request of MLflow may carry
 
 log = logging.getLogger(__name__)
@@ -60,7 +62,13 @@ class Run:
     def tags(self, values: Mapping[str, object]) -> None:
         from mlflow.entities import RunTag
 
-        self._batches("tags", [RunTag(key, str(value)) for key, value in values.items()])
+        self._batches("tags", [RunTag(key, str(value)[:_MAX_TAG]) for key, value in values.items()])
+
+    def verdict(self, passed: bool, reasons: Sequence[str]) -> None:
+        """Say how a gate decided: as a metric, as tags, and as the run's description, which its page opens with."""
+        self.metrics({"passed": passed})
+        note = "\n".join(f"- {reason}" for reason in reasons)
+        self.tags({"passed": passed, "reasons": "; ".join(reasons), NOTE_TAG: note})
 
     def metrics(self, values: Mapping[str, object]) -> None:
         """Log results; nested mappings become `outer/inner`, what is not a finite number is left out."""
@@ -73,6 +81,13 @@ class Run:
         now = time.time_ns() // 1_000_000
         points = [Metric(name, value, now, step) for name, value in flat(values).items()]
         self._batches("metrics", points)
+
+    def table(self, name: str, rows: Sequence[Mapping[str, object]]) -> None:
+        """Keep rows as the table `name`.json. MLflow shows the tables of one name of several runs side by side."""
+        columns = dict.fromkeys(column for row in rows for column in row)
+        with reaching(self.url):
+            data = {column: [row.get(column) for row in rows] for column in columns}
+            self.client.log_table(self.id, data, f"{name}.json")
 
     def artifacts(self, folder: Path, under: str | None = None) -> None:
         """Keep a folder of reports and plots; nothing happens if there is no such folder."""

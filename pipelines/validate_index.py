@@ -60,7 +60,7 @@ def main(params: Params, settings: Settings) -> stage.Result:
     with tracking.stage_run(settings, params.run, "validate_index", params.model_dump()) as run:
         verdict = judge(params, settings)
         run.metrics(verdict["metrics"])
-        run.tags({"passed": verdict["passed"], "reasons": "; ".join(verdict["reasons"])})
+        run.verdict(verdict["passed"], verdict["reasons"])
         run.artifacts(datasets.run_folder(settings, params.run) / "validate_index")
     return verdict
 

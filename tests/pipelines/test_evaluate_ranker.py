@@ -1,15 +1,29 @@
 """Gate G3 on requests made up by hand: what passes, what fails, and that it says why."""
 
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+import fake_models
+import fake_release
+import mlflow_tables
 import numpy as np
 import pytest
 
 from feature_repo import transforms
 from models import ranker
-from pipelines import evaluate_ranker, ranking_examples, ranking_metrics, ranking_plots, train_ranker, trees
+from pipelines import (
+    datasets,
+    evaluate_ranker,
+    ranking_examples,
+    ranking_metrics,
+    ranking_plots,
+    tracking,
+    train_ranker,
+    trees,
+)
+from recsys.settings import Settings
 
 LISTS, LENGTH = 120, 8
 SIGNAL = "brand_touches"  # what decides in these examples
@@ -167,6 +181,29 @@ def test_slices_count_the_requests_that_they_judge() -> None:
     assert {"all", "users with a history", "tail items only", "region x", "region y"} <= set(found)
     assert found["all"]["ranker"] > found["all"]["retrieval"]
     assert found["region x"]["requests"] <= found["all"]["requests"] <= 40
+
+
+def test_mlflow_has_what_two_runs_are_compared_by(tracked_settings: Settings) -> None:
+    run, root = datasets.RunId("r"), Path(tracked_settings.storage.root)
+    made = fake_models.ranker(tracked_settings, run, date(2026, 1, 1), "towers")
+    for seed, part in enumerate(("train", "test")):
+        ranking_examples.save(examples(40, seed), root / "examples" / part)
+    trained = {"artifact": fake_release.reference(tracked_settings, made), "examples": "examples"}
+    fake_release.keep(tracked_settings, run, "train_ranker", trained)
+    result = evaluate_ranker.main(params(), tracked_settings)
+    baselines, slices, features = (
+        mlflow_tables.read(tracked_settings, f"ranker_{name}") for name in ("baselines", "slices", "features")
+    )
+    reached = baselines.set_index("order by")["ndcg_10"].to_dict()
+    assert set(reached) == {"ranker", "retrieval", "popularity", "trend", "repeats", "ease", "xgboost", "lightgbm"}
+    assert reached["xgboost"] == pytest.approx(result["metrics"]["xgboost"]["ndcg_10"])
+    assert slices["slice"].tolist() == [row["slice"] for row in result["slices"]]
+    assert sorted(features["feature"]) == sorted(transforms.RANKING_FEATURES)
+    client, _ = tracking.connect(tracked_settings)
+    experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+    [judged] = client.search_runs([experiment.experiment_id], "tags.`recsys.stage` = 'evaluate_ranker'")
+    assert judged.data.metrics["slices/all/ranker"] == pytest.approx(reached["ranker"])
+    assert judged.data.metrics["passed"] == result["passed"]
 
 
 def test_pictures_are_written(tmp_path: Path) -> None:

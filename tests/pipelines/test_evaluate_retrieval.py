@@ -5,6 +5,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import mlflow_tables
 import pytest
 import taste_towers
 import tiny_shop
@@ -12,7 +13,7 @@ import tiny_shop
 from feature_repo import names
 from models import artifact
 from models.release import Reference, Release, ReleaseId
-from pipelines import datasets, evaluate_retrieval, split
+from pipelines import datasets, evaluate_retrieval, recall, split, tracking
 from pipelines.datasets import RunId
 from pipelines.ledger import Ledger
 from recsys.settings import Settings
@@ -141,3 +142,18 @@ def test_towers_that_a_closed_formula_beats_have_not_earned_their_place(shop: Se
 
 def test_towers_as_good_as_the_closed_formula_pass(shop: Settings) -> None:
     assert judge(shop, towers(shop, "candidate"), ease_items=1000)["passed"]
+
+
+def test_mlflow_has_what_two_runs_are_compared_by(shop: Settings) -> None:
+    result = judge(shop, towers(shop, "candidate"), ease_items=1000)
+    found, slices = (mlflow_tables.read(shop, f"retrieval_{name}") for name in ("baselines", "slices"))
+    told = found[found["view"] == result["metrics"]["view"]].set_index("ranker")["recall@100"].to_dict()
+    assert told == pytest.approx(recalls(result))
+    assert {"two towers", "popularity", "EASE"} <= set(told) & set(slices)
+    client, _ = tracking.connect(shop)
+    experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+    [run] = client.search_runs([experiment.experiment_id], "tags.`recsys.stage` = 'evaluate_retrieval'")
+    curve = client.get_metric_history(run.info.run_id, "recall by length/all/two towers")
+    assert [point.step for point in curve] == list(recall.CURVE)
+    assert run.data.metrics["passed"] == 1.0
+    assert "health/items/effective_rank" in run.data.metrics

@@ -47,8 +47,11 @@ def test_versions_cards_figures_and_plots(shop: Settings) -> None:
     assert version.tags["recsys.data_fingerprint"] == "data-2024-03-01"
     assert version.tags["metric.recall_100"] == "0.99"
     parent = client.get_run(result["mlflow_run"])
-    assert parent.data.metrics["retrieval/two towers/recall_20"] == 0.31
-    assert parent.data.metrics["retrieval/popularity/recall_20"] == 0.12
+    assert parent.data.metrics["retrieval/purchases/two towers/recall_20"] == 0.31
+    assert parent.data.metrics["retrieval/purchases/popularity/recall_20"] == 0.12
+    assert parent.data.metrics["health/items/effective_rank"] == 12.0
+    assert parent.data.tags["view"] == "purchases"
+    assert "| popularity | 0.12 |" in parent.data.tags[tracking.NOTE_TAG]
     assert parent.data.metrics["ranker/xgboost/ndcg_10"] == 0.38
     assert {entry.path for entry in client.list_artifacts(parent.info.run_id)} == {
         "comparison.json", "comparison.md", "models", "plots"

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import mlflow_tables
 import pytest
 
 from pipelines import tracking
@@ -53,6 +54,25 @@ def test_stages_meet_under_one_parent(tracked: Settings, tmp_path: Path) -> None
     assert [point.value for point in client.get_metric_history(training, "loss")] == [2.0, 1.5]
     assert client.list_artifacts(training, "plots")[0].path == "plots/curve.txt"
     assert parent.info.status == "FINISHED"
+
+
+def test_the_tables_of_two_runs_stand_side_by_side(tracked: Settings) -> None:
+    for name, recall in (("r1", 0.25), ("r2", 0.5)):
+        with tracking.stage_run(tracked, RunId(name), "evaluate_retrieval", {}) as run:
+            run.table("baselines", [{"ranker": "two towers", "recall@20": recall}, {"ranker": "EASE"}])
+    found = mlflow_tables.read(tracked, "baselines")
+    towers = found[found["ranker"] == "two towers"].set_index("tags.recsys.run_id")
+    assert towers["recall@20"].to_dict() == {"r1": 0.25, "r2": 0.5}
+    assert found[found["ranker"] == "EASE"]["recall@20"].isna().all()
+
+
+def test_a_verdict_is_a_figure_a_tag_and_the_runs_description(tracked: Settings) -> None:
+    with tracking.stage_run(tracked, RUN, "validate_index", {}) as run:
+        run.verdict(False, ["FAILED: recall 0.5", "x" * 9_000])
+    found = runs(tracked)["validate_index"].data
+    assert found.metrics == {"passed": 0.0}
+    assert found.tags["passed"] == "False"
+    assert found.tags[tracking.NOTE_TAG].startswith("- FAILED: recall 0.5\n- xxx")
 
 
 def test_a_stage_that_runs_again_replaces_its_run(tracked: Settings) -> None:

@@ -19,6 +19,7 @@ ITEMS = [f"i{n:02}" for n in range(60)]
 _RETRIEVAL = {
     "view": "purchases",
     "views": {"purchases": {"two towers": {"recall@20": 0.31}, "popularity": {"recall@20": 0.12}}},
+    "health": {"items": {"effective_rank": 12.0}},
     "slices": {"new users": {"users": 12, "recall": {"two towers": 0.2, "popularity": 0.1}}},
 }
 
