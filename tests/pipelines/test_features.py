@@ -10,7 +10,9 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from feature_repo import events as schema
-from pipelines import feature_rows, item_features, user_features, windows
+from pipelines import datasets, feature_rows, features, item_features, user_features, windows
+from pipelines.datasets import RunId
+from recsys.settings import Settings
 
 pytestmark = pytest.mark.spark
 LAST = date(2026, 3, 29)  # clocks change in most of Europe on this day
@@ -218,3 +220,16 @@ def test_days_are_utc(spark: SparkSession) -> None:
     frame = spark.createDataFrame([(m,) for m in moments], "moment timestamp")
     found = [row[0] for row in frame.select(windows.day_number(frame["moment"])).collect()]
     assert found == [DAY, DAY + 1]
+
+
+def test_the_views_that_the_stage_names_are_those_that_it_writes(spark: SparkSession, settings: Settings) -> None:
+    """By their names a run finds out whether it must make them again."""
+    lake = datasets.lake(settings)
+    for before in (1, 0):
+        events, items = shop(spark, [("ann", "mug", "view", ago(before + 0.5))])
+        lake.write(datasets.EVENTS, LAST - timedelta(days=before), events.toArrow())
+    lake.write(datasets.ITEMS, LAST, items.toArrow())
+    lake.write(datasets.USERS, LAST, pa.Table.from_pylist([{"user_id": "ann"}], schema.USERS.arrow()))
+    result = features.main(features.Params(day=LAST, run=RunId("r"), history_days=2), settings)
+    assert set(result["rows"]) == {*features.VIEWS, "sequences"}
+    assert {path.name for path in lake.folder(features.ITEM_STATS).parent.iterdir()} == set(features.VIEWS)

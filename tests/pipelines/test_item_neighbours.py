@@ -29,6 +29,11 @@ def test_the_strongest_neighbour_comes_from_the_same_baskets(ease_items: int) ->
     assert not (found.other == np.arange(4)[:, None]).any()  # nobody is its own neighbour
 
 
+def test_a_catalogue_too_large_for_ease_is_related_by_cosines() -> None:
+    assert [item_neighbours.together(items, ease_items=4) for items in (3, 4, 5)] == ["ease", "ease", "cosines"]
+    assert item_neighbours.together(1, ease_items=0) == "cosines"
+
+
 def test_a_cosine_is_shrunk_by_how_few_visitors_it_rests_on() -> None:
     found = item_neighbours.cosines(SHOP, 4)
     of_mug = dict(zip(found.other[MUG].tolist(), found.weight[MUG].tolist(), strict=True))
