@@ -28,6 +28,7 @@ from recsys.settings import REPOSITORY, Settings
 EXPERIMENT = "recsys"
 RUN_TAG = "recsys.run_id"
 STAGE_TAG = "recsys.stage"
+KEPT_TAG = "recsys.made_by"  # the run whose result stays, on a stage that had nothing new to do
 WHOLE = "pipeline"  # what the parent run has in the place of a stage
 _MAX_PARAM = 6000  # MLflow refuses longer values
 _MAX_BATCH = 100  # params or tags one request of MLflow may carry
@@ -131,6 +132,14 @@ def stage_run(settings: Settings, run: RunId, name: str, params: Mapping[str, ob
         _end(tracked, "FAILED")
         raise
     _end(tracked, "FINISHED")
+
+
+def kept(settings: Settings, run: RunId, name: str, params: Mapping[str, object], result: Mapping[str, Any]) -> None:
+    """The nested run of a stage whose earlier result stays: its figures, its plots, and which run made them."""
+    with stage_run(settings, run, name, params) as tracked:
+        tracked.tags({KEPT_TAG: result["made_by"]})
+        tracked.metrics(result["metrics"])
+        tracked.artifacts(datasets.run_folder(settings, result["made_by"]) / name / "plots")
 
 
 def pipeline_run(settings: Settings, run: RunId) -> Run:
