@@ -50,8 +50,8 @@ PARAMS = {
     "reuse": Param(
         True,
         type="boolean",
-        title="Keep unchanged data",
-        description="do not judge, count and compute again what an earlier run made from the same data and code",
+        title="Keep what is unchanged",
+        description="keep what an earlier run judged, computed and trained from the same data, options and code",
     ),
     "approve": Param(
         False,
@@ -79,11 +79,13 @@ with DAG(
     trending = tasks.stage("trending", outlets=[tasks.TRENDING], reuse=REUSE)
     features = tasks.stage("features", outlets=[tasks.FEATURES], reuse=REUSE)
     materialize = tasks.stage("materialize")
-    train_retrieval = tasks.stage("train_retrieval", minutes=360, epochs="{{ params.epochs }}", dim="{{ params.dim }}")
+    train_retrieval = tasks.stage(
+        "train_retrieval", minutes=360, epochs="{{ params.epochs }}", dim="{{ params.dim }}", reuse=REUSE
+    )
     evaluate_retrieval = tasks.gate("evaluate_retrieval", passed=["build_index", "train_ranker"])
     build_index = tasks.stage("build_index", minutes=240)
     validate_index = tasks.gate("validate_index", passed=["register"])
-    train_ranker = tasks.stage("train_ranker", minutes=360)
+    train_ranker = tasks.stage("train_ranker", minutes=360, reuse=REUSE)
     evaluate_ranker = tasks.gate("evaluate_ranker", passed=["register"])
     register = tasks.stage("register")
 

@@ -39,8 +39,10 @@ ITEM_STATS = (
 USER_VIEWS = ("user_profile", "user_history", "user_activity", "user_categories", "user_embedding")
 ITEM_VIEWS = ("item_content", "item_stats", "item_embedding")
 SESSION_VIEWS = ("session_history",)
+EMBEDDING_VIEWS = ("user_embedding", "item_embedding")  # what a release makes; all other views, the day's data alone
 ENTITY_OF_VIEW = {
     **dict.fromkeys(USER_VIEWS, "user_id"),
     **dict.fromkeys(ITEM_VIEWS, "item_id"),
     **dict.fromkeys(SESSION_VIEWS, "session_id"),
 }
+DATA_VIEWS = tuple(view for view in ENTITY_OF_VIEW if view not in EMBEDDING_VIEWS)

@@ -47,7 +47,7 @@ VIEWS = (
 REPEAT_THRESHOLD = 0.15  # of purchases; above it people buy again, and a recommendation may repeat what they bought
 
 
-class Params(stage.DataParams):
+class Params(stage.ReuseParams):
     history_days: int | None = Field(
         None, ge=2, le=1000, description="past days that the first run fills; default: the holdout and two before it"
     )

@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 
 Group = Literal["features", "embeddings", "trending"]
 VIEWS: dict[Group, tuple[str, ...]] = {
-    "features": tuple(view for view in names.ENTITY_OF_VIEW if not view.endswith("_embedding")),
-    "embeddings": ("user_embedding", "item_embedding"),
+    "features": names.DATA_VIEWS,
+    "embeddings": names.EMBEDDING_VIEWS,
     "trending": (),
 }
 BLOCK = 2_000  # rows per call of Feast: its protobuf values cost about 20 KB a row with full histories

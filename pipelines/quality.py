@@ -35,7 +35,7 @@ PROFILE_ROWS = 1000  # a group with fewer rows has no telling share
 log = logging.getLogger(__name__)
 
 
-class Params(Limits, stage.DataParams):
+class Params(Limits, stage.ReuseParams):
     """What the quality gate is told."""
 
 

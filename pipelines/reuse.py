@@ -1,9 +1,10 @@
-"""Keep what a stage of the data published where nothing that it was made from has changed.
+"""Keep what a stage made where nothing that it was made from has changed.
 
-A run that only tries other training parameters, or that is started twice, need not judge the same events and compute
-the same features again. A stage takes part by a function `touches(params, settings) -> Touched`; `pipelines.stage`
-does the rest. The code that the stage has loaded and the locked libraries count as inputs, and so does what was
-published: a partition that somebody deleted or replaced is made anew. `--reuse false` makes everything anew.
+A run that only tries other parameters of the ranker need not train the same towers again, and one that is started twice
+need not judge the same events and compute the same features. A stage takes part by a function
+`touches(params, settings) -> Touched`; `pipelines.stage` does the rest. The code that the stage has loaded and the
+locked libraries count as inputs, and so does what was published: a partition or an artifact that somebody deleted or
+replaced is made anew. `--reuse false` makes everything anew.
 """
 
 import hashlib

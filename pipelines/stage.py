@@ -1,7 +1,9 @@
 """What every stage has in common: parameters, a result as JSON, and an exit code that says whether to retry.
 
 A stage module has `class Params(stage.Params)` and `def main(params: Params, settings: Settings) -> Result`. Where
-several processes run one stage together, main returns None in all but the one that keeps the result.
+several processes run one stage together, main returns None in all but the one that keeps the result. With
+`class Params(stage.ReuseParams)` it also has `touches` (see `pipelines.reuse`), and may have
+`def keep(params, settings, result)`, told of the earlier result that takes the place of a run of main.
 """
 
 import importlib
@@ -55,8 +57,8 @@ class Params(BaseModel):
     result: Path | None = Field(None, description="also write the result, one JSON object, to this file")
 
 
-class DataParams(Params):
-    """What a stage is told that keeps what it published if nothing it reads has changed."""
+class ReuseParams(Params):
+    """What a stage is told that keeps what it made if nothing it reads has changed."""
 
     reuse: CliExplicitFlag[bool] = Field(
         True, description="keep what an earlier run made from the same data, parameters and code"
@@ -119,15 +121,27 @@ def run(stage: str, arguments: Sequence[str]) -> Exit:
 
 def _made(module: Any, stage: str, params: Params, settings: Settings) -> Result | None:
     """The result of a stage: kept from an earlier run if that stage can tell that it would be the same."""
-    if not isinstance(params, DataParams):
+    if not isinstance(params, ReuseParams):
         return module.main(params, settings)  # type: ignore[no-any-return]
     record = reuse.Record(datasets.lake(settings).record(stage, params.day))
-    if params.reuse and (kept := record.result(module.touches(params, settings))):
-        log.info("nothing that %s reads has changed since run %s: what that published stays", stage, kept["made_by"])
+    kept = record.result(module.touches(params, settings)) if params.reuse else None
+    if kept is not None and _stands(kept, settings):
+        log.info("nothing that %s reads has changed since run %s: what that made stays", stage, kept["made_by"])
+        if hasattr(module, "keep"):
+            module.keep(params, settings, kept)
         return kept
-    result: Result = module.main(params, settings) | {"made_by": params.run}
+    result: Result | None = module.main(params, settings)
+    if result is None:
+        return None
+    result |= {"made_by": params.run}
     record.keep(module.touches(params, settings), result)
     return result
+
+
+def _stands(result: Result, settings: Settings) -> bool:
+    """Whether the folders that a result points to are still there; partitions of the lake are in its digest."""
+    named = [result.get("artifact", {}).get("path"), result.get("examples")]
+    return all((Path(settings.storage.root) / path).is_dir() for path in named if path)
 
 
 def _named(model: type[Params], stage: str) -> type[Params]:

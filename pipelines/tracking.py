@@ -29,6 +29,7 @@ EXPERIMENT = "recsys"
 RUN_TAG = "recsys.run_id"
 STAGE_TAG = "recsys.stage"
 NOTE_TAG = "mlflow.note.content"
+KEPT_TAG = "recsys.made_by"  # the run whose result stays, on a stage that had nothing new to do
 WHOLE = "pipeline"  # what the parent run has in the place of a stage
 _MAX_PARAM = 6000  # MLflow refuses longer values
 _MAX_TAG = 8000
@@ -146,6 +147,14 @@ def stage_run(settings: Settings, run: RunId, name: str, params: Mapping[str, ob
         _end(tracked, "FAILED")
         raise
     _end(tracked, "FINISHED")
+
+
+def kept(settings: Settings, run: RunId, name: str, params: Mapping[str, object], result: Mapping[str, Any]) -> None:
+    """The nested run of a stage whose earlier result stays: its figures, its plots, and which run made them."""
+    with stage_run(settings, run, name, params) as tracked:
+        tracked.tags({KEPT_TAG: result["made_by"]})
+        tracked.metrics(result["metrics"])
+        tracked.artifacts(datasets.run_folder(settings, result["made_by"]) / name / "plots")
 
 
 def pipeline_run(settings: Settings, run: RunId) -> Run:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from feature_repo import store, transforms
+from feature_repo import names, store, transforms
 from feature_repo.neighbours import Neighbours
 from models import artifact, ranker, two_tower
 from pipelines import (
@@ -29,6 +29,7 @@ from pipelines import (
     ranking_plots,
     ranking_requests,
     ranking_users,
+    reuse,
     split,
     stage,
     tracking,
@@ -48,7 +49,7 @@ ALIKE = 0.005  # of NDCG@10
 LISTWISE = (0.3, 3.0)  # weights of the ranking loss that are tried: a shop of regulars wants little, a film club much
 
 
-class Params(stage.Params):
+class Params(stage.ReuseParams):
     """What a person may change."""
 
     max_requests: int = Field(4000, ge=50, description="requests to learn from; beyond it a random sample by time")
@@ -70,6 +71,24 @@ class Params(stage.Params):
     ease_items: int = Field(
         EASE_ITEMS, ge=0, description="largest catalogue whose neighbours are EASE's weights; above, cosines"
     )
+
+
+def touches(params: Params, settings: Settings) -> reuse.Touched:
+    """Reads the towers of the run, the published days and the offline tables up to the day."""
+    lake = datasets.lake(settings)
+    tables = [*datasets.CLEAN.values(), *map(datasets.feature_view, names.DATA_VIEWS)]
+    read = [lake.path(table, day) for table in tables for day in lake.days(table, params.day)]
+    told = {
+        "seed": settings.seed,
+        "candidates": settings.api.candidates,
+        "repeats": stage.result_of(settings, params.run, "features")["allow_repeats"],
+        "towers": stage.result_of(settings, params.run, "train_retrieval")["artifact"]["version"],
+    }
+    return reuse.Touched(read, facts=params.facts() | told)
+
+
+def keep(params: Params, settings: Settings, result: stage.Result) -> None:
+    tracking.kept(settings, params.run, "train_ranker", params.model_dump(), result)
 
 
 def main(params: Params, settings: Settings) -> stage.Result:

@@ -27,7 +27,7 @@ from pydantic import Field
 from feature_repo import names, transforms
 from models import artifact, health, towers, two_tower, workers
 from models.vocabulary import FIRST
-from pipelines import corpus, datasets, examples, plots, split, stage, tracking
+from pipelines import corpus, datasets, examples, plots, reuse, split, stage, tracking
 from recsys.errors import BadData
 from recsys.settings import Settings
 
@@ -38,7 +38,7 @@ Report = Callable[[int, Mapping[str, float]], None]
 log = logging.getLogger(__name__)
 
 
-class Params(stage.Params):
+class Params(stage.ReuseParams):
     epochs: int | None = Field(
         None, ge=1, description="passes over the examples; default: by the number of events, 2 to 8"
     )
@@ -119,6 +119,22 @@ def settle(params: Params, counted: corpus.Census, cutoff: datetime, repeats: bo
     )
 
 
+def touches(params: Params, settings: Settings) -> reuse.Touched:
+    """Reads the sequences and snapshots of the day, and the item statistics up to it."""
+    lake = datasets.lake(settings)
+    stats = datasets.feature_view("item_stats")
+    read = [lake.path(dataset, params.day) for dataset in (datasets.SEQUENCES, datasets.ITEMS, datasets.USERS)]
+    repeats = stage.result_of(settings, params.run, "features")["allow_repeats"]
+    # The first event alone decides where the holdout begins.
+    told = {"seed": settings.seed, "repeats": repeats, "cutoff": split.holdout(lake, params.day).cutoff}
+    known = [lake.path(stats, day) for day in lake.days(stats, params.day)]
+    return reuse.Touched([*read, *known], facts=params.facts() | told)
+
+
+def keep(params: Params, settings: Settings, result: stage.Result) -> None:
+    tracking.kept(settings, params.run, "train_retrieval", params.model_dump(), result)
+
+
 def main(params: Params, settings: Settings) -> stage.Result | None:
     """Train, and write the artifact; a worker that is not the chief does the first alone."""
     strategy = workers.strategy()
@@ -129,14 +145,14 @@ def main(params: Params, settings: Settings) -> stage.Result | None:
         return None
     folder = place / "train_retrieval"
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    (folder / "plots").mkdir(parents=True)
     with tracking.stage_run(settings, params.run, "train_retrieval", params.model_dump()) as run:
         found, counted, recipe = _read(params, settings)
         run.params({f"recipe.{name}": value for name, value in vars(recipe).items()})
         trained = train(params, found, counted, recipe, settings.seed, folder, run.metrics_at, strategy)
         run.metrics(trained.metrics)
-        plots.loss_curve(folder / "loss.png", trained.curve)
-        run.artifacts(folder)
+        plots.loss_curve(folder / "plots" / "loss.png", trained.curve)
+        run.artifacts(folder / "plots")
     made = _keep(params, settings, found.cutoff, trained, counted)
     reference = {"kind": "retrieval", "version": made.manifest.version, "path": str(made.path.relative_to(root))}
     return {"artifact": reference, "metrics": trained.metrics, "recipe": vars(recipe), "cutoff": str(found.cutoff)}

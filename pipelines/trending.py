@@ -28,7 +28,7 @@ VIEWED = (EventType.VIEW, EventType.CLICK, EventType.COMPLETE, EventType.LIKE, E
 log = logging.getLogger(__name__)
 
 
-class Params(stage.DataParams):
+class Params(stage.ReuseParams):
     """What the trending stage is told."""
 
     window_days: int = Field(60, ge=1, description="days of events read; four half-lives and more count for nothing")

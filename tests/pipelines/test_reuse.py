@@ -1,12 +1,14 @@
-"""When a stage of the data keeps what an earlier run made, and when it must not."""
+"""When a stage keeps what an earlier run made, and when it must not."""
 
 import json
 from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from pipelines import datasets, quality, stage, trending
+from pipelines import datasets, quality, stage, train_ranker, trending
 from pipelines.datasets import RunId
 from recsys.errors import Exit
 from recsys.settings import Settings
@@ -93,6 +95,48 @@ def test_a_torn_record_makes_it_anew(settings: Settings, made: list[RunId]) -> N
     run("second")
     run("third")
     assert made == ["first", "second"]
+
+
+@pytest.mark.parametrize("lost", ["models/m", "runs/first/rows"])
+def test_a_model_or_its_rows_that_were_deleted_are_made_anew(
+    settings: Settings, made: list[RunId], monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    tables, root = trending.main, Path(settings.storage.root)
+    places = {"artifact": {"path": "models/m"}, "examples": "runs/first/rows"}
+
+    def main(params: trending.Params, told: Settings) -> stage.Result:
+        for place in ("models/m", "runs/first/rows"):
+            (root / place).mkdir(parents=True, exist_ok=True)
+        return tables(params, told) | places
+
+    monkeypatch.setattr(trending, "main", main)
+    run("first")
+    run("second")
+    assert made == ["first"]
+    (root / lost).rmdir()
+    run("third")
+    assert made == ["first", "third"]
+
+
+def test_the_ranker_is_kept_while_towers_and_data_stay(settings: Settings) -> None:
+    lake = datasets.lake(settings)
+    for dataset in (*datasets.CLEAN.values(), datasets.feature_view("user_history")):
+        lake.write(dataset, DAY, TABLE)
+
+    def digest(run: str, towers: str = "t1", seed: int = 7, **options: Any) -> str:
+        folder = datasets.run_folder(settings, RunId(run))
+        folder.mkdir(parents=True)
+        (folder / "features.json").write_text('{"allow_repeats": true}')
+        (folder / "train_retrieval.json").write_text(json.dumps({"artifact": {"version": towers}}))
+        params = train_ranker.Params(day=DAY, run=RunId(run), **options)
+        return train_ranker.touches(params, settings.model_copy(update={"seed": seed})).digest()
+
+    first = digest("first")
+    lake.write(datasets.feature_view("item_embedding"), DAY, TABLE)  # by a deployment since
+    assert digest("second") == first
+    assert len({first, digest("a", towers="t2"), digest("b", seed=8), digest("c", listwise=1.0)}) == 4
+    lake.write(datasets.feature_view("user_history"), DAY, pa.table({"n": [3]}))
+    assert digest("third") != first
 
 
 @pytest.mark.parametrize("other", [{"fingerprint": "f2"}, {"since_asked": "2026-03-01"}, {"source": "bus"}], ids=str)

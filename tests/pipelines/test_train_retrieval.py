@@ -14,8 +14,9 @@ import tiny_shop
 
 from feature_repo import names, transforms
 from models import artifact, two_tower
-from pipelines import datasets, evaluate_retrieval, split, train_retrieval
+from pipelines import datasets, evaluate_retrieval, split, stage, tracking, train_retrieval
 from pipelines.datasets import RunId
+from recsys.errors import Exit
 from recsys.settings import REPOSITORY, Services, Settings, Storage, child_environment
 
 RUN = RunId("tiny")
@@ -157,6 +158,30 @@ def test_sampled_softmax_learns_too(world: World) -> None:
     (mugs,) = users(other, [["mug-1", "mug-2", "mug-3"]])
     mug, lamp = items(other, ["mug-4", "lamp-4"], ["mug", "lamp"])
     assert mugs @ mug > mugs @ lamp
+
+
+def test_a_run_with_nothing_new_keeps_the_towers_and_says_whose_they_are(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECSYS_STORAGE__ROOT", world.settings.storage.root)
+    monkeypatch.setenv("RECSYS_SERVICES__MLFLOW_URL", world.settings.mlflow_url)
+
+    def made(run: str, **options: Any) -> dict[str, Any]:
+        begun(world.settings, RunId(run))
+        told = {"day": tiny_shop.LAST, "run": run, **OPTIONS, "epochs": 1, **options}
+        assert stage.run("train_retrieval", [f"--{n.replace('_', '-')}={v}" for n, v in told.items()]) is Exit.OK
+        return stage.result_of(world.settings, RunId(run), "train_retrieval")
+
+    first, second = made("one"), made("two")
+    assert second["artifact"] == first["artifact"]
+    client, _ = tracking.connect(world.settings)
+    experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+    (logged,) = client.search_runs(
+        [experiment.experiment_id], f"tags.`{tracking.RUN_TAG}` = 'two' AND tags.`{tracking.KEPT_TAG}` = 'one'"
+    )
+    assert logged.data.metrics["best/loss"] == pytest.approx(first["metrics"]["best"]["loss"])
+    assert [file.path for file in client.list_artifacts(logged.info.run_id)] == ["loss.png"]
+    assert made("three", layers=0)["artifact"] != first["artifact"], "other parameters"
 
 
 # The last days of this shop are too few to stop by; here they are watched all the same.
