@@ -74,7 +74,7 @@ def save_towers(folder: Path, user: Any, item: Any) -> None:
 
 
 def write_ranker(folder: Path) -> None:
-    """SavedModel `model`: click follows the first feature's size, and "Toys" sell best."""
+    """SavedModel `model`: click follows the features' size, and "Toys" sell best and bring in least."""
     import tensorflow as tf
 
     def rank(**inputs: Any) -> dict[str, Any]:
@@ -83,7 +83,8 @@ def write_ranker(folder: Path) -> None:
         text = tf.strings.length(inputs["brand"]) + tf.strings.length(inputs["region"])
         text += tf.strings.length(inputs["surface"])
         click = tf.sigmoid(0.1 * size + 1e-9 * tf.cast(text, tf.float32))
-        return {"click": click, "cart": 0.1 * click, "purchase": 0.01 + 0.5 * toys}
+        revenue = 0.02 - 0.015 * toys
+        return {"click": click, "cart": 0.1 * click, "purchase": 0.01 + 0.5 * toys, "revenue": revenue}
 
     spec = {name: tf.TensorSpec([None], tf.string, name) for name in ("category", "brand", "region", "surface")}
     spec["numeric"] = tf.TensorSpec([None, len(transforms.RANKING_FEATURES)], tf.float32, "numeric")
@@ -117,8 +118,8 @@ def ranker(settings: Settings, run: str, day: date, retrieval_version: str) -> a
         write_ranker(draft.path)
         NOBODY.save(draft.path)
         draft.meta.update(
-            features=list(transforms.RANKING_FEATURES), heads=["click", "cart", "purchase"],
-            blend={"click": 1.0, "cart": 2.0, "purchase": 4.0},
+            features=list(transforms.RANKING_FEATURES), heads=["click", "cart", "purchase", "revenue"],
+            blend={"click": 1.0, "cart": 2.0, "purchase": 4.0, "revenue": 0.0},
         )  # fmt: skip
     return draft.finished
 
