@@ -12,8 +12,8 @@ amounts, where that of a lognormal (ZILN, Wang et al., "A deep probabilistic mod
 prediction", 2019) hangs on an estimate of their spread.
 
 Before the first step the click logit is retrieval's score, brought to the odds of a click, and nothing else: the
-network learns what retrieval does not know, which few requests are enough to begin with. Every purchase is worth the
-average then, and stays so where no price is known.
+network learns what retrieval does not know, which few requests are enough to begin with. In the same way an amount is
+what such a price usually brings in, and the average purchase, for good, where no price is known.
 
 Position enters the click logit by a shallow tower of its own (Zhao et al., "Recommending what video to watch
 next", RecSys 2019) in training only: the served graph has no such input. In its place labels can be weighted by the
@@ -158,10 +158,10 @@ class Amounts:
 
 @dataclass(frozen=True)
 class Start:
-    """The click logit before training: `slope` times retrieval's score, plus `shift`.
+    """What a head says before training: `slope` times a number, plus `shift`.
 
     Attributes:
-        column: of `numeric`, the score; 0 there is no score, and counts as `usual`.
+        column: of `numeric`, the number; 0 there is none, and counts as `usual`.
     """
 
     column: int
@@ -170,11 +170,23 @@ class Start:
     usual: float
 
     @staticmethod
-    def learn(column: int, score: NDArray[Any], clicked: NDArray[Any], log_rate: NDArray[Any]) -> "Start":
-        """From training rows [n]: the logistic regression of clicks on the score."""
+    def click(column: int, score: NDArray[Any], clicked: NDArray[Any], log_rate: NDArray[Any]) -> "Start":
+        """From training rows [n]: the logistic regression of clicks on retrieval's score."""
         usual = float(score.mean())
         slope, shift = _platt(score.astype(np.float64) - usual, clicked, -log_rate)
         return Start(column, float(slope), float(shift - slope * usual), usual)
+
+    @staticmethod
+    def amount(column: int, price: NDArray[Any], amount: NDArray[Any]) -> "Start":
+        """From training rows [n] with amounts in average purchases: least squares of their logs on the log price, and a
+        shift that makes their mean right."""
+        known = (amount > 0) & (price != 0)
+        if not known.any():
+            return Start(column, 0.0, 0.0, 0.0)
+        x, y = price[known].astype(np.float64), amount[known].astype(np.float64)
+        usual = float(x.mean())
+        slope = float((x - usual) @ np.log(y) / ((x - usual) @ (x - usual) + 1.0))  # 1: few purchases say little
+        return Start(column, slope, float(np.log(y.mean() / np.exp(slope * x).mean())), usual)
 
 
 class Numbers(keras.layers.Layer):  # type: ignore[misc]
@@ -190,6 +202,20 @@ class Numbers(keras.layers.Layer):  # type: ignore[misc]
         width = tf.maximum(self._high - self._low, SMALLEST)  # of no width: a step, 1 above the value
         pieces = tf.clip_by_value((numeric[:, :, None] - self._low) / width, 0.0, 1.0)
         return normal, tf.reshape(pieces, [-1, self._low.shape[0] * self._low.shape[1]])
+
+
+class Line(keras.layers.Layer):  # type: ignore[misc]
+    """Numbers [n, F] → [n, 1], what a head says before training; trained on with the rest."""
+
+    def __init__(self, start: Start, name: str) -> None:
+        super().__init__(name=name)
+        self._column, self._usual = start.column, start.usual
+        line = keras.initializers.Constant([start.slope, start.shift])
+        self._line = self.add_weight("line", (2,), initializer=line)
+
+    def call(self, numeric: tf.Tensor) -> tf.Tensor:
+        value = numeric[:, self._column, None]
+        return self._line[0] * tf.where(value == 0.0, self._usual, value) + self._line[1]
 
 
 class Words(tf.Module):  # type: ignore[misc]
@@ -233,12 +259,13 @@ class Ranker(tfrs.Model):  # type: ignore[misc]
         scaling: learnt from the training rows.
         words: the vocabularies.
         slots: what the training impressions say about places in a list.
-        start: what the training rows say about retrieval's score.
+        click: what the training rows say about retrieval's score.
+        amount: what they say about the price.
         amounts: what the training purchases brought in.
     """
 
     def __init__(
-        self, shape: Shape, scaling: Scaling, words: Words, slots: Slots, start: Start, amounts: Amounts
+        self, shape: Shape, scaling: Scaling, words: Words, slots: Slots, click: Start, amount: Start, amounts: Amounts
     ) -> None:
         super().__init__()
         self._shape, self.words, self.amounts = shape, words, amounts
@@ -253,9 +280,7 @@ class Ranker(tfrs.Model):  # type: ignore[misc]
             (keras.layers.Dense(shape.head, activation="gelu"), keras.layers.Dense(1, kernel_initializer="zeros"))
             for _ in HEADS
         ]
-        self._score = start.column, start.usual
-        line = keras.initializers.Constant([start.slope, start.shift])
-        self._line = self.add_weight("line", (2,), initializer=line)
+        self._click, self._amount = Line(click, "click_line"), Line(amount, "amount_line")
         places = keras.initializers.Constant(slots.start)
         self._bias = self.add_weight("position_bias", (POSITIONS,), initializer=places)
         self._shown, self._propensity = tf.constant(slots.share), tf.constant(slots.propensity)
@@ -279,7 +304,8 @@ class Ranker(tfrs.Model):  # type: ignore[misc]
         views = self._mixed(known, first)
         trunks = [tf.concat([crossed, views[:, head]], axis=1) for head in range(len(HEADS))]
         click, *more, amount = (end(hidden(trunk)) for (hidden, end), trunk in zip(self._heads, trunks, strict=True))
-        click += self._known(batch["numeric"])[:, None]
+        click += self._click(batch["numeric"])
+        amount += self._amount(batch["numeric"])
         return tf.concat([click, *more, tf.clip_by_value(amount, -LARGEST_LOG, LARGEST_LOG)], 1)
 
     def _mixed(self, known: tf.Tensor, first: tf.Tensor) -> tf.Tensor:
@@ -287,12 +313,6 @@ class Ranker(tfrs.Model):  # type: ignore[misc]
         shape = self._shape
         weights = tf.nn.softmax(tf.reshape(self._gates(first), [-1, len(HEADS), shape.experts]))
         return tf.matmul(weights, tf.reshape(known, [-1, shape.experts, shape.expert]))
-
-    def _known(self, numeric: tf.Tensor) -> tf.Tensor:
-        """[n] the click logit that retrieval's score alone gives."""
-        column, usual = self._score
-        score = numeric[:, column]
-        return self._line[0] * tf.where(score == 0.0, usual, score) + self._line[1]
 
     def get_config(self) -> dict[str, Any]:
         """Nothing: a ranker is built by its training and kept as a SavedModel, never rebuilt by Keras."""

@@ -11,6 +11,7 @@ from models import ranker
 
 FEATURES = 4
 ROWS = 12
+PRICE = ranker.Start(column=1, slope=0.5, shift=1.0, usual=4.0)
 UNCALIBRATED = np.tile([1.0, 0.0], (len(ranker.HEADS), 1))
 
 
@@ -23,7 +24,7 @@ def rows(seed: int = 0, n: int = ROWS) -> dict[str, Any]:
     return {"numeric": rng.normal(size=(n, FEATURES)).astype(np.float32), **strings}
 
 
-def untrained(seed: int = 1, debias: ranker.Debias = "tower") -> ranker.Ranker:
+def untrained(seed: int = 1, debias: ranker.Debias = "tower", amount: ranker.Start = PRICE) -> ranker.Ranker:
     tf.keras.utils.set_random_seed(seed)
     inputs = rows()
     known = {name: values[:-1] for name, values in inputs.items() if name != "numeric"}
@@ -31,8 +32,8 @@ def untrained(seed: int = 1, debias: ranker.Debias = "tower") -> ranker.Ranker:
     scaling = ranker.Scaling.learn(inputs["numeric"], 4)
     slots = ranker.Slots.learn(np.array([0, 1], np.int32), np.array([1, 0], np.float32))
     shape = ranker.Shape(pieces=4, deep=8, experts=2, expert=4, head=4, rank=2, embedding=2, debias=debias)
-    start = ranker.Start(column=0, slope=2.0, shift=-1.0, usual=3.0)
-    return ranker.Ranker(shape, scaling, words, slots, start, ranker.Amounts(purchases=3, mean=10.0, limit=40.0))
+    click = ranker.Start(column=0, slope=2.0, shift=-1.0, usual=3.0)
+    return ranker.Ranker(shape, scaling, words, slots, click, amount, ranker.Amounts(3, mean=10.0, limit=40.0))
 
 
 def small(seed: int = 1, debias: ranker.Debias = "tower") -> ranker.Ranker:
@@ -169,7 +170,7 @@ def test_every_head_mixes_the_experts_in_its_own_way() -> None:
 
 
 def test_a_purchase_is_worth_the_average_where_no_price_is_known() -> None:
-    model = untrained()
+    model = untrained(amount=ranker.Start.amount(1, np.ones(9), np.zeros(9)))
     batch = {
         "numeric": tf.ones([2, FEATURES]),
         "words": tf.zeros([2, 5], tf.int32),
@@ -209,24 +210,37 @@ def test_wild_amounts_neither_make_the_unit_nor_outweigh_the_rest() -> None:
     assert ranker.Amounts.learn(np.zeros(3, np.float32)) == ranker.Amounts(0, 1.0, 1.0)
 
 
-def test_before_training_a_click_follows_retrieval_and_nothing_else() -> None:
+def test_before_training_a_click_follows_retrieval_an_amount_the_price_and_nothing_else() -> None:
     numeric = np.random.default_rng(3).normal(size=(5, FEATURES)).astype(np.float32)
     numeric[:, 0] = [-1, 0.5, 2, 0, 7]  # 0: retrieval did not score the item, which then is a usual one
-    logits = untrained()({"numeric": numeric, "words": tf.zeros([5, 5], tf.int32)}).numpy()
-    assert logits[:, 0] == pytest.approx([-3, 0, 3, 5, 13], abs=1e-5)
-    assert not logits[:, 1:].any(), "every purchase is of the average amount"
+    numeric[:, 1] = [2, -2, 0, 1, 99]  # 0: nobody knows the price; and a wild one
+    outputs = untrained()({"numeric": numeric, "words": tf.zeros([5, 5], tf.int32)}).numpy()
+    assert outputs[:, 0] == pytest.approx([-3, 0, 3, 5, 13], abs=1e-5)
+    assert not outputs[:, 1:3].any()
+    assert outputs[:, 3] == pytest.approx([2, 0, 3, 1.5, ranker.LARGEST_LOG], abs=1e-5)
 
 
 def test_the_start_is_the_odds_of_a_click_at_a_score() -> None:
     rng = np.random.default_rng(4)
     score = rng.normal(3, 2, 50_000)
     clicked = (rng.random(50_000) < 1 / (1 + np.exp(-(0.8 * score - 4)))).astype(float)
-    found = ranker.Start.learn(2, score, clicked, np.zeros(50_000))
+    found = ranker.Start.click(2, score, clicked, np.zeros(50_000))
     assert (found.column, found.slope, found.shift) == (2, pytest.approx(0.8, abs=0.05), pytest.approx(-4, abs=0.2))
     kept = (clicked > 0) | (rng.random(50_000) < 0.1)
     rate = np.full(kept.sum(), np.log(0.1))
-    sampled = ranker.Start.learn(2, score[kept], clicked[kept], rate)
+    sampled = ranker.Start.click(2, score[kept], clicked[kept], rate)
     assert (sampled.slope, sampled.shift) == (pytest.approx(0.8, abs=0.06), pytest.approx(-4, abs=0.3))
+
+
+def test_the_start_of_an_amount_is_what_its_price_usually_brings_in() -> None:
+    rng = np.random.default_rng(4)
+    price = rng.normal(3, 1, 50_000)
+    amount = np.exp(0.7 * price - 2) * rng.gamma(2, 0.5, 50_000)  # 1 on average
+    price[:5_000], amount[5_000:10_000] = 0, 0  # unknown
+    found = ranker.Start.amount(2, price, amount)
+    assert (found.column, found.usual) == (2, pytest.approx(3, abs=0.02))
+    assert (found.slope, found.shift) == (pytest.approx(0.7, abs=0.02), pytest.approx(-2, abs=0.05))
+    assert ranker.Start.amount(2, price[:5_000], amount[:5_000]) == ranker.Start(2, 0.0, 0.0, 0.0)
 
 
 def test_sampled_negatives_are_corrected_in_the_first_head_only() -> None:
