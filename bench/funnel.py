@@ -6,8 +6,8 @@ everything allowed, with the same hyperparameters, so the ranker meets scores of
 """
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -38,12 +38,13 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Question:
-    """Who asks, when (epoch seconds), after which events (item_id, time), and what was then wanted, if it is known."""
+    """Who asks, when (epoch seconds), after which events (item_id, time), and what was then wanted, if it is known: the
+    amount of each item, 0 where the split has no prices."""
 
     user: str
     now: float
     history: pd.DataFrame
-    wanted: Sequence[str] = ()
+    wanted: Mapping[str, float] = field(default_factory=dict)
 
 
 def asked(split: protocol.Split) -> list[Question]:
@@ -54,19 +55,25 @@ def asked(split: protocol.Split) -> list[Question]:
 def taught(earlier: protocol.Split) -> list[Question]:
     """With their answers, by time. By time: all that a user had in the window. Otherwise: the very next event, asked
     before each of those that were left out."""
-    future = dict(tuple(earlier.future.groupby("user_id", sort=False)))
+    future = dict(tuple(earlier.future.assign(amount=amounts(earlier.future)).groupby("user_id", sort=False)))
     found = []
     for question in asked(earlier):
         then = future[question.user]
         if earlier.window is not None:
-            found.append(Question(question.user, question.now, question.history, then["item_id"].unique().tolist()))
+            wanted = then.groupby("item_id", sort=False)["amount"].sum().to_dict()
+            found.append(Question(question.user, question.now, question.history, wanted))
             continue
         step = question.now - question.history["time"].iloc[-1]
         whole = pd.concat([question.history, then], ignore_index=True)
         for place in range(len(question.history), len(whole)):
-            history, wanted = whole.iloc[:place], [whole["item_id"].iloc[place]]
+            history, wanted = whole.iloc[:place], {whole["item_id"].iloc[place]: whole["amount"].iloc[place]}
             found.append(Question(question.user, history["time"].iloc[-1] + step, history, wanted))
     return sorted(found, key=lambda question: question.now)
+
+
+def amounts(bought: pd.DataFrame) -> pd.Series:
+    """[n] price times quantity; 0 where the split has no prices."""
+    return bought.get("price", 0.0) * bought.get("qty", pd.Series(1.0, bought.index))
 
 
 @dataclass(frozen=True)
@@ -144,6 +151,7 @@ class Funnel:
         rows = {
             "request": np.repeat(np.arange(len(questions)), [len(q.wanted) for q in questions]),
             "item_id": np.array([item for q in questions for item in q.wanted], dtype=object),
+            "amount": np.array([amount for q in questions for amount in q.wanted.values()]),
         }
         return pd.DataFrame(rows).assign(position=-1, **meant)
 

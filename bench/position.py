@@ -7,7 +7,7 @@ anew, the dearest first, as a shop with an eye on its revenue may. Clicks are dr
 which falls with the place, times a liking, which does not. Then the click head is trained three ways.
 
 Prints Kendall's tau between score and true liking within the lists of the newest requests, mean over lists, beside the
-ranker that knows nothing of places, and the calibration error of every head of the ranker as the run made it.
+ranker that knows nothing of places, and the calibration error of every probability of the ranker as the run made it.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def main() -> None:
     for way in WAYS:
         chosen = params.model_copy(update={"debias": way, "listwise": 0.0})
         model, _ = train_ranker.fit(*shown[0].tail(), chosen, settings.seed, 0.0)
-        reached[way] = agreement(train_ranker.logits_of(model, shown[1])[:, 0], liking[1], shown[1].request)
+        reached[way] = agreement(train_ranker.outputs_of(model, shown[1])[:, 0], liking[1], shown[1].request)
         ahead, error = ranking_metrics.mean_and_error(reached[way] - reached["none"])
         tau = float(reached[way].mean())
         figures.report(
@@ -129,7 +129,7 @@ def show(examples: "Examples", liking: Floats, rng: np.random.Generator) -> "Exa
     clicked = looked & (rng.random(len(known)) < behaviour.sigmoid(liking))
     labels = np.zeros_like(known.labels)
     labels[:, 0] = clicked
-    return replace(known, position=place, labels=labels)
+    return replace(known, position=place, labels=labels, amount=np.zeros_like(known.amount))
 
 
 def agreement(score: Floats, liking: Floats, request: NDArray[np.int64]) -> Floats:
@@ -144,9 +144,9 @@ def agreement(score: Floats, liking: Floats, request: NDArray[np.int64]) -> Floa
 def report_calibration(scorer: Any, test: "Examples") -> None:
     from models import ranker
 
-    probabilities = scorer.score(test.inputs())
-    for head, name in enumerate(ranker.HEADS):
-        error = ranking_metrics.reliability(probabilities[name], test.labels[:, head]).error
+    answers = scorer.score(test.inputs())
+    for head, name in enumerate(ranker.CHAIN):
+        error = ranking_metrics.reliability(answers[name], test.labels[:, head]).error
         figures.report("position.calibration_error", error, "probability", limit=MOST_ECE, head=name, rows=len(test))
 
 

@@ -97,11 +97,14 @@ def untrained(inputs: dict[str, Any], folder: Path) -> Path:
 
     strings = {name: inputs[name] for name in ranker.STRINGS}
     slots = ranker.Slots.learn(np.full(CANDIDATES, -1, np.int32), np.zeros(CANDIDATES, np.float32))
-    start = ranker.Start(transforms.RANKING_FEATURES.index("retrieval_score"), slope=1.0, shift=-4.0, usual=0.0)
+    click = ranker.Start(transforms.RANKING_FEATURES.index("retrieval_score"), slope=1.0, shift=-4.0, usual=0.0)
+    amount = ranker.Start(transforms.RANKING_FEATURES.index("item_price"), slope=1.0, shift=-2.0, usual=2.0)
     shape = ranker.Shape()
     words = ranker.Words(ranker.vocabulary(strings, floor=1))
-    model = ranker.Ranker(shape, ranker.Scaling.learn(inputs["numeric"], shape.pieces), words, slots, start)
-    ranker.Served(model, np.tile([1.0, 0.0], (3, 1))).save(folder / "model", inputs["numeric"].shape[1])
+    scaling = ranker.Scaling.learn(inputs["numeric"], shape.pieces)
+    model = ranker.Ranker(shape, scaling, words, slots, click, amount, ranker.Amounts(1, 1.0, 1.0))
+    calibration = np.tile([1.0, 0.0], (len(ranker.HEADS), 1))
+    ranker.Served(model, calibration).save(folder / "model", inputs["numeric"].shape[1])
     return folder
 
 

@@ -1,12 +1,19 @@
-"""The multi-task ranker: how likely a visitor clicks an item, wants it, and buys it.
+"""The multi-task ranker: how likely a visitor clicks an item, wants it, and buys it, and what that brings in.
 
 Numbers pass through a DCN-v2 cross network (Wang et al., "DCN V2", WWW 2021) beside a deep tower that sees them
 cut into quantile pieces (Gorishniy et al., "On embeddings for numerical features", NeurIPS 2022), which lets a
 network draw the steps that make trees strong on tables. The heads are a chain, each conditional on the one before
 and trained over all rows (ESMM, Ma et al., SIGIR 2018), so purchase ≤ cart ≤ click always holds.
 
+Revenue is the chance of a purchase times what one is expected to bring in, in average purchases. The amount has a head
+of its own, fitted to what was bought at a known price by the deviance of a Gamma distribution with a logarithmic link
+(McCullagh and Nelder, "Generalized linear models", 1989, chapter 8): its mean is right whatever the shape of the
+amounts, where that of a lognormal (ZILN, Wang et al., "A deep probabilistic model for customer lifetime value
+prediction", 2019) hangs on an estimate of their spread.
+
 Before the first step the click logit is retrieval's score, brought to the odds of a click, and nothing else: the
-network learns what retrieval does not know, which few requests are enough to begin with.
+network learns what retrieval does not know, which few requests are enough to begin with. In the same way an amount is
+what such a price usually brings in, and the average purchase, for good, where no price is known.
 
 Position enters the click logit by a shallow tower of its own (Zhao et al., "Recommending what video to watch
 next", RecSys 2019) in training only: the served graph has no such input. In its place labels can be weighted by the
@@ -27,13 +34,16 @@ from numpy.typing import NDArray
 
 from feature_repo import events
 
-HEADS = ("click", "cart", "purchase")
-# A purchase counts most and a click least, so that the ranker cannot win by clickbait. Data of the manifest, not of
-# the graph: an operator changes them without training.
-BLEND: Mapping[str, float] = {"click": 1.0, "cart": 3.0, "purchase": 4.0}
+CHAIN = ("click", "cart", "purchase")
+HEADS = (*CHAIN, "revenue")
+# A purchase counts most and a click least, so that the ranker cannot win by clickbait; revenue counts where a shop
+# asks for it. Data of the manifest, not of the graph: an operator changes them without training.
+BLEND: Mapping[str, float] = {"click": 1.0, "cart": 3.0, "purchase": 4.0, "revenue": 0.0}
 STRINGS = ("category", "brand", "region", "surface")
 POSITIONS = 64  # slots with a bias of their own; later ones share the last
 SMALLEST = 1e-6
+LARGEST_LOG = 7.0  # of an expected amount, either way: a factor of 1,100
+USUAL = 0.99  # share of purchases whose amounts count as they are
 SELDOM = 0.1  # propensities below it count as this: few labels must not outweigh all others
 Debias = Literal["tower", "propensity", "none"]
 Tensors = Mapping[str, tf.Tensor]
@@ -51,7 +61,7 @@ class Shape:
             each head's own layer.
         dropout: in the deep tower and the heads. unknown: share of strings hidden per step, so that a category of
             tomorrow is nothing special.
-        listwise: weight of the ranking loss beside the likelihoods.
+        listwise, amount: weights beside the likelihoods, of the ranking loss and of the deviance of amounts.
         debias: what keeps the place in a list out of what an item is worth: a tower of its own, labels weighted by the
             inverse of the propensity, or nothing.
     """
@@ -67,6 +77,7 @@ class Shape:
     dropout: float = 0.35
     unknown: float = 0.1
     listwise: float = 0.3
+    amount: float = 0.3
     debias: Debias = "tower"
 
 
@@ -118,11 +129,39 @@ class Slots:
 
 
 @dataclass(frozen=True)
-class Start:
-    """The click logit before training: `slope` times retrieval's score, plus `shift`.
+class Amounts:
+    """What purchases of a known price brought in, in the currency of the shop.
 
     Attributes:
-        column: of `numeric`, the score; 0 there is no score, and counts as `usual`.
+        purchases: how many were seen.
+        mean: the average purchase: the unit of revenue.
+        limit: a larger amount counts as this, so that one pallet does not outweigh a hundred baskets.
+    """
+
+    purchases: int
+    mean: float
+    limit: float
+
+    @staticmethod
+    def learn(amount: NDArray[Any]) -> "Amounts":
+        """From training rows [n], 0 where nothing was bought or no price is known."""
+        known = amount[amount > 0].astype(np.float64)
+        if not len(known):
+            return Amounts(0, 1.0, 1.0)
+        limit = float(np.quantile(known, USUAL))
+        return Amounts(len(known), float(np.minimum(known, limit).mean()), limit)
+
+    def relative(self, amount: NDArray[np.float32]) -> NDArray[np.float32]:
+        """[n] amounts in average purchases."""
+        return np.asarray(np.minimum(amount, self.limit) / self.mean, np.float32)
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a head says before training: `slope` times a number, plus `shift`.
+
+    Attributes:
+        column: of `numeric`, the number; 0 there is none, and counts as `usual`.
     """
 
     column: int
@@ -131,11 +170,23 @@ class Start:
     usual: float
 
     @staticmethod
-    def learn(column: int, score: NDArray[Any], clicked: NDArray[Any], log_rate: NDArray[Any]) -> "Start":
-        """From training rows [n]: the logistic regression of clicks on the score."""
+    def click(column: int, score: NDArray[Any], clicked: NDArray[Any], log_rate: NDArray[Any]) -> "Start":
+        """From training rows [n]: the logistic regression of clicks on retrieval's score."""
         usual = float(score.mean())
         slope, shift = _platt(score.astype(np.float64) - usual, clicked, -log_rate)
         return Start(column, float(slope), float(shift - slope * usual), usual)
+
+    @staticmethod
+    def amount(column: int, price: NDArray[Any], amount: NDArray[Any]) -> "Start":
+        """From training rows [n] with amounts in average purchases: least squares of their logs on the log price, and a
+        shift that makes their mean right."""
+        known = (amount > 0) & (price != 0)
+        if not known.any():
+            return Start(column, 0.0, 0.0, 0.0)
+        x, y = price[known].astype(np.float64), amount[known].astype(np.float64)
+        usual = float(x.mean())
+        slope = float((x - usual) @ np.log(y) / ((x - usual) @ (x - usual) + 1.0))  # 1: few purchases say little
+        return Start(column, slope, float(np.log(y.mean() / np.exp(slope * x).mean())), usual)
 
 
 class Numbers(keras.layers.Layer):  # type: ignore[misc]
@@ -151,6 +202,20 @@ class Numbers(keras.layers.Layer):  # type: ignore[misc]
         width = tf.maximum(self._high - self._low, SMALLEST)  # of no width: a step, 1 above the value
         pieces = tf.clip_by_value((numeric[:, :, None] - self._low) / width, 0.0, 1.0)
         return normal, tf.reshape(pieces, [-1, self._low.shape[0] * self._low.shape[1]])
+
+
+class Line(keras.layers.Layer):  # type: ignore[misc]
+    """Numbers [n, F] → [n, 1], what a head says before training; trained on with the rest."""
+
+    def __init__(self, start: Start, name: str) -> None:
+        super().__init__(name=name)
+        self._column, self._usual = start.column, start.usual
+        line = keras.initializers.Constant([start.slope, start.shift])
+        self._line = self.add_weight("line", (2,), initializer=line)
+
+    def call(self, numeric: tf.Tensor) -> tf.Tensor:
+        value = numeric[:, self._column, None]
+        return self._line[0] * tf.where(value == 0.0, self._usual, value) + self._line[1]
 
 
 class Words(tf.Module):  # type: ignore[misc]
@@ -186,19 +251,24 @@ class Ranker(tfrs.Model):  # type: ignore[misc]
     """The trainable ranker.
 
     A batch holds whole requests, row after row: `numeric` [n, F], `words` [n, 5] from `Words`, `group` [n] number of
-    the request within the batch (ascending), `position` [n] int32 (-1 = not shown in a list), `labels` [n, heads]
-    in chain order, and `log_rate` [n], the log of the rate at which the negatives of the request were sampled.
+    the request within the batch (ascending), `position` [n] int32 (-1 = not shown in a list), `labels` [n, chain],
+    `amount` [n] in average purchases (0 = not bought, or at an unknown price), and `log_rate` [n], the log of the rate
+    at which the negatives of the request were sampled.
 
     Args:
         scaling: learnt from the training rows.
         words: the vocabularies.
         slots: what the training impressions say about places in a list.
-        start: what the training rows say about retrieval's score.
+        click: what the training rows say about retrieval's score.
+        amount: what they say about the price.
+        amounts: what the training purchases brought in.
     """
 
-    def __init__(self, shape: Shape, scaling: Scaling, words: Words, slots: Slots, start: Start) -> None:
+    def __init__(
+        self, shape: Shape, scaling: Scaling, words: Words, slots: Slots, click: Start, amount: Start, amounts: Amounts
+    ) -> None:
         super().__init__()
-        self._shape, self.words = shape, words
+        self._shape, self.words, self.amounts = shape, words, amounts
         self._numbers = Numbers(scaling)
         self._tables = [keras.layers.Embedding(size, shape.embedding) for size in words.size.values()]
         self._crosses = [tfrs.layers.dcn.Cross(projection_dim=shape.rank) for _ in range(shape.crosses)]
@@ -210,17 +280,16 @@ class Ranker(tfrs.Model):  # type: ignore[misc]
             (keras.layers.Dense(shape.head, activation="gelu"), keras.layers.Dense(1, kernel_initializer="zeros"))
             for _ in HEADS
         ]
-        self._score = start.column, start.usual
-        line = keras.initializers.Constant([start.slope, start.shift])
-        self._line = self.add_weight("line", (2,), initializer=line)
+        self._click, self._amount = Line(click, "click_line"), Line(amount, "amount_line")
         places = keras.initializers.Constant(slots.start)
         self._bias = self.add_weight("position_bias", (POSITIONS,), initializer=places)
         self._shown, self._propensity = tf.constant(slots.share), tf.constant(slots.propensity)
         self.average = keras.metrics.Mean(name="average_loss")
-        self._gain = tf.constant([BLEND[head] for head in HEADS])
+        self._gain = tf.constant([BLEND[head] for head in CHAIN])
 
     def call(self, batch: Tensors, training: bool = False) -> tf.Tensor:
-        """`numeric` and `words` → logits [n, heads], each given that the head before it came true."""
+        """`numeric` and `words` → [n, heads]: logits of the chain, each given that the head before it came true, and
+        the log of the amount that a purchase is expected to bring in."""
         words = batch["words"]
         if training:
             words *= tf.cast(tf.random.uniform(tf.shape(words)) >= self._shape.unknown, tf.int32)
@@ -234,20 +303,16 @@ class Ranker(tfrs.Model):  # type: ignore[misc]
         crossed = self._dropout(crossed, training=training)
         views = self._mixed(known, first)
         trunks = [tf.concat([crossed, views[:, head]], axis=1) for head in range(len(HEADS))]
-        logits = tf.concat([end(hidden(trunk)) for (hidden, end), trunk in zip(self._heads, trunks, strict=True)], 1)
-        return logits + tf.pad(self._known(batch["numeric"])[:, None], [[0, 0], [0, len(HEADS) - 1]])
+        click, *more, amount = (end(hidden(trunk)) for (hidden, end), trunk in zip(self._heads, trunks, strict=True))
+        click += self._click(batch["numeric"])
+        amount += self._amount(batch["numeric"])
+        return tf.concat([click, *more, tf.clip_by_value(amount, -LARGEST_LOG, LARGEST_LOG)], 1)
 
     def _mixed(self, known: tf.Tensor, first: tf.Tensor) -> tf.Tensor:
         """What all experts know and what the gates see → [n, heads, expert], each head's mixture."""
         shape = self._shape
         weights = tf.nn.softmax(tf.reshape(self._gates(first), [-1, len(HEADS), shape.experts]))
         return tf.matmul(weights, tf.reshape(known, [-1, shape.experts, shape.expert]))
-
-    def _known(self, numeric: tf.Tensor) -> tf.Tensor:
-        """[n] the click logit that retrieval's score alone gives."""
-        column, usual = self._score
-        score = numeric[:, column]
-        return self._line[0] * tf.where(score == 0.0, usual, score) + self._line[1]
 
     def get_config(self) -> dict[str, Any]:
         """Nothing: a ranker is built by its training and kept as a SavedModel, never rebuilt by Keras."""
@@ -264,31 +329,47 @@ class Ranker(tfrs.Model):  # type: ignore[misc]
         return tf.where(position >= 0, tf.gather(by_place, tf.clip_by_value(position, 0, POSITIONS - 1)), otherwise)
 
     def compute_loss(self, batch: Tensors, training: bool = False) -> tf.Tensor:
-        seen, labels = self(batch, training=training), batch["labels"]
+        outputs, labels = self(batch, training=training), batch["labels"]
+        seen = outputs[:, :-1]
         if self._shape.debias == "tower":
-            seen += tf.pad(self.position_bias(batch["position"])[:, None], [[0, 0], [0, len(HEADS) - 1]])
+            seen += tf.pad(self.position_bias(batch["position"])[:, None], [[0, 0], [0, len(CHAIN) - 1]])
         if self._shape.debias == "propensity":
             labels /= self._at(self._propensity, batch["position"], 1.0)[:, None]
         # Negatives kept at rate q make odds of a click 1/q times too high in the sample; only the first head is
         # touched, for no row with a positive label is ever dropped (King and Zeng, 2001).
-        sampled = seen - tf.pad(batch["log_rate"][:, None], [[0, 0], [0, len(HEADS) - 1]])
+        sampled = seen - tf.pad(batch["log_rate"][:, None], [[0, 0], [0, len(CHAIN) - 1]])
         likelihood = tf.reduce_sum(tf.reduce_mean(chain_loss(sampled, labels), axis=0))
+        deviance = tf.reduce_mean(amount_loss(outputs[:, -1], batch["amount"]))
         gains = tf.linalg.matvec(labels, self._gain)
         score = tf.math.log(tf.linalg.matvec(tf.exp(chain(seen)), self._gain) + SMALLEST)
-        loss = likelihood + self._shape.listwise * listwise_loss(score, gains, batch["group"])
+        listwise = listwise_loss(score, gains, batch["group"])
+        loss = likelihood + self._shape.amount * deviance + self._shape.listwise * listwise
         self.average.update_state(loss)
         return loss
 
 
 def chain(logits: tf.Tensor) -> tf.Tensor:
-    """Conditional logits [n, heads] → log probabilities [n, heads], each times all before it."""
+    """Conditional logits [n, chain] → log probabilities [n, chain], each times all before it."""
     return tf.cumsum(tf.math.log_sigmoid(logits), axis=1)
 
 
 def chain_loss(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Negative log likelihood [n, heads] of labels [n, heads] under the chain, over all rows."""
+    """Negative log likelihood [n, chain] of labels [n, chain] under the chain, over all rows."""
     log_p = tf.minimum(chain(logits), -SMALLEST)
     return -labels * log_p - (1.0 - labels) * tf.math.log(-tf.math.expm1(log_p))
+
+
+def amount_loss(log_expected: tf.Tensor, amount: tf.Tensor) -> tf.Tensor:
+    """Half the Gamma deviance [n] of amounts [n]; 0 where none is known, and where it is what was expected."""
+    known = amount > 0.0
+    ratio = tf.where(known, amount * tf.exp(-log_expected), 1.0)
+    return ratio - tf.math.log(ratio) - 1.0
+
+
+def answers(outputs: tf.Tensor) -> tf.Tensor:
+    """Outputs of the ranker [n, heads] → probabilities of the chain and revenue [n, heads]."""
+    probability = tf.exp(chain(outputs[:, :-1]))
+    return tf.concat([probability, probability[:, -1:] * tf.exp(outputs[:, -1:])], 1)
 
 
 def listwise_loss(scores: tf.Tensor, gains: tf.Tensor, group: tf.Tensor) -> tf.Tensor:
@@ -304,7 +385,7 @@ def listwise_loss(scores: tf.Tensor, gains: tf.Tensor, group: tf.Tensor) -> tf.T
 
 
 class Served(tf.Module):  # type: ignore[misc]
-    """The graph that serving gets: strings and numbers in, calibrated probabilities out, no position."""
+    """The graph that serving gets: strings and numbers in, calibrated probabilities and revenue out, no position."""
 
     def __init__(self, model: Ranker, calibration: Floats) -> None:
         super().__init__()
@@ -313,9 +394,9 @@ class Served(tf.Module):  # type: ignore[misc]
         self._shift = tf.constant(calibration[:, 1], tf.float32)
 
     def score(self, inputs: Tensors) -> dict[str, tf.Tensor]:
-        logits = self._model({"numeric": inputs["numeric"], "words": self._words(inputs)}, training=False)
-        probability = tf.exp(chain(logits * self._slope + self._shift))
-        return {head: probability[:, k] for k, head in enumerate(HEADS)}
+        outputs = self._model({"numeric": inputs["numeric"], "words": self._words(inputs)}, training=False)
+        found = answers(outputs * self._slope + self._shift)
+        return {head: found[:, k] for k, head in enumerate(HEADS)}
 
     def save(self, folder: Path, features: int) -> None:
         """Write the SavedModel; signature `serving_default`, inputs by name."""
@@ -339,40 +420,44 @@ class Scorer:
         return Scorer(module.signatures["serving_default"], module)
 
     def score(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
-        """Probabilities [n] per head, from `transforms.ranking_inputs`."""
+        """[n] per head, from `transforms.ranking_inputs`: probabilities, and revenue in average purchases."""
         found = self.signature(**{name: tf.constant(inputs[name]) for name in ("numeric", *STRINGS)})
         return {head: found[head].numpy() for head in HEADS}
 
 
-def blend(probabilities: Mapping[str, NDArray[np.floating[Any]]], weights: Mapping[str, float]) -> NDArray[np.float32]:
-    """One score [n] in 0..1 from the heads: their mean by weight; `weights` is `blend` of the manifest.
+def blend(heads: Mapping[str, NDArray[np.floating[Any]]], weights: Mapping[str, float]) -> NDArray[np.float32]:
+    """One score [n] ≥ 0 from the heads: their mean by weight; `weights` is `blend` of the manifest.
 
     Raises:
         ValueError: a weight is for no head, is negative, or all are 0.
     """
-    unknown = sorted(set(weights) - set(probabilities))
+    unknown = sorted(set(weights) - set(heads))
     total = float(sum(weights.values()))
     if unknown or total <= 0 or min(weights.values()) < 0:
-        raise ValueError(f"blend weights must be ≥ 0 and not all 0, for heads {sorted(probabilities)}; got {weights}")
-    return np.asarray(sum(w * probabilities[head] for head, w in weights.items()) / total, np.float32)
+        raise ValueError(f"blend weights must be ≥ 0 and not all 0, for heads {sorted(heads)}; got {weights}")
+    return np.asarray(sum(w * heads[head] for head, w in weights.items()) / total, np.float32)
 
 
-def calibrate(logits: Floats, labels: Floats, log_rate: Floats, fewest: int = 20) -> Floats:
-    """Slope and shift [heads, 2] that make the probabilities right on rows which training did not see.
+def calibrate(outputs: Floats, labels: Floats, amount: Floats, log_rate: Floats, fewest: int = 20) -> Floats:
+    """Slope and shift [heads, 2] that make the heads right on rows which training did not see.
 
     Platt scaling of each conditional logit on the rows where it counts: all rows for the first head, the rows
-    with the label before for the next. A head with fewer than `fewest` of either outcome stays as it is.
+    with the label before for the next. A head with fewer than `fewest` of either outcome stays as it is. The amount
+    has a shift alone, the log of what purchases brought in over what was expected, with `fewest` as expected on top.
 
     Args:
-        logits: [n, heads] of the model, without position. labels: [n, heads]. log_rate: [n] of the sampling.
+        outputs: [n, heads] of the model, without position. labels: [n, chain]. amount: [n] in average purchases.
+        log_rate: [n] of the sampling.
     """
-    found = np.tile([1.0, 0.0], (labels.shape[1], 1))
+    found = np.tile([1.0, 0.0], (outputs.shape[1], 1))
     for head in range(labels.shape[1]):
         rows = labels[:, head - 1] > 0 if head else np.ones(len(labels), bool)
         offset = -log_rate[rows] if head == 0 else np.zeros(int(rows.sum()))
         wins = labels[rows, head].sum()
         if min(wins, rows.sum() - wins) >= fewest:
-            found[head] = _platt(logits[rows, head], labels[rows, head], offset)
+            found[head] = _platt(outputs[rows, head], labels[rows, head], offset)
+    known = amount > 0
+    found[-1, 1] = np.log((amount[known].sum() + fewest) / (np.exp(outputs[known, -1]).sum() + fewest))
     return found
 
 

@@ -11,7 +11,8 @@ Figures = Mapping[str, Mapping[str, float]]  # who is judged → figure → valu
 INTENDED = {
     "retrieval": "Two towers that embed users and items; they find a few hundred candidates among all items.",
     "index": "The item embeddings of these towers in a ScaNN index; it serves only together with its own user tower.",
-    "ranker": "Probabilities of click, cart and purchase for one visitor and the candidates that retrieval found.",
+    "ranker": "Probabilities of click, cart and purchase, and expected revenue in average purchases, for one visitor "
+    "and the candidates that retrieval found.",
 }
 LIMITS = (
     "Judged offline, on what people did under the recommendations of that time: an item that was never shown could not "

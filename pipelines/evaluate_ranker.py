@@ -4,7 +4,8 @@ Every sorter orders the same candidates of the same requests: the ranker; retrie
 run (popularity, what sells in these days, what the visitor had before, the items that go with it by EASE's weights, or
 by cosines in a large catalogue); and boosted trees fitted on the same features of the same training requests. A
 difference is a mean over requests of the paired difference in NDCG@10; noise means twice its standard error. A ranker
-that does not beat what is free does not earn its place, and the gate says so.
+that does not beat what is free does not earn its place, and the gate says so. XGBoost may be ahead by noise alone;
+LightGBM is shown and does not decide.
 """
 
 import logging
@@ -38,7 +39,7 @@ class Params(stage.Params):
 
     max_ece: float = Field(0.05, gt=0, description="largest expected calibration error of a head")
     max_forward_ms: float = Field(50.0, gt=0, description="largest median time of one forward pass of 500 rows")
-    noise: float = Field(2.0, ge=0, description="standard errors that trees may be ahead and still count as equal")
+    noise: float = Field(2.0, ge=0, description="standard errors that XGBoost may be ahead and still count as equal")
 
 
 @dataclass(frozen=True)
@@ -59,21 +60,23 @@ def main(params: Params, settings: Settings) -> stage.Result:
     made = artifact.load(root / trained["artifact"]["path"], kind="ranker")
     train, test = (ranking_examples.load(root / trained["examples"] / part) for part in ("train", "test"))
     scorer, blend = ranker.Scorer.load(made.path / "model"), made.manifest.meta["blend"]
-    probabilities = scorer.score(test.inputs())
-    finite = all(np.isfinite(p).all() for p in probabilities.values())
+    answers = scorer.score(test.inputs())
+    finite = all(np.isfinite(values).all() for values in answers.values())
     gains = test.gains(blend)
     sorters = {
-        "ranker": ranker.blend(probabilities, blend),
+        "ranker": ranker.blend(answers, blend),
         "retrieval": test.feature("retrieval_score"),
         **free(test, made.manifest.meta["together"]),
         **trees.scores(train, test, blend, settings.seed),
     }
     judged = {name: _sorted(np.nan_to_num(scores), gains, test) for name, scores in sorters.items()}
-    curves = {h: ranking_metrics.reliability(probabilities[h], test.labels[:, k]) for k, h in enumerate(ranker.HEADS)}
+    curves = {h: ranking_metrics.reliability(answers[h], test.labels[:, k]) for k, h in enumerate(ranker.CHAIN)}
     latency = forward_ms(scorer, test)
-    heads = _heads(probabilities, curves, test)
+    heads = _heads(answers, curves, test)
+    earned, tenths = revenue(answers, test, ranker.Amounts(**made.manifest.meta["amount"]))
     metrics: dict[str, Any] = {name: found.figures() for name, found in judged.items()} | {
         "heads": heads,
+        "revenue": earned,
         "forward_ms": latency,
         "requests": len(judged["ranker"].at_10),
         "rows": len(test),
@@ -82,7 +85,7 @@ def main(params: Params, settings: Settings) -> stage.Result:
     sliced = slices(sorters["ranker"], sorters["retrieval"], gains, test)
     drops = importance(scorer, blend, test, settings.seed)
     folder = datasets.run_folder(settings, params.run) / "evaluate_ranker"
-    _draw(folder, judged, curves, drops, sliced)
+    _draw(folder, judged, curves, tenths, drops, sliced)
     passed = not any(reason.startswith("FAILED") for reason in reasons)
     important = sorted(drops.items(), key=lambda pair: -pair[1])
     with tracking.stage_run(settings, params.run, "evaluate_ranker", params.model_dump()) as run:
@@ -111,13 +114,14 @@ def verdict(
     judged: Mapping[str, Sorted], heads: Mapping[str, Mapping[str, Any]], forward: float, finite: bool, params: Params
 ) -> list[str]:
     """One line per bar, those missed first and marked FAILED."""
-    lines = [(finite, "all probabilities are finite" if finite else "some probabilities are NaN or infinite")]
+    lines = [(finite, "all answers are finite" if finite else "some answers are NaN or infinite")]
     ours = judged["ranker"].at_10
     if len(ours) == 0:
         return ["FAILED: no request of the test has anything to find; give the holdout more days"]
     for name in sorted(judged.keys() - {"ranker"}):
         ahead, error = ranking_metrics.mean_and_error(ours - judged[name].at_10)
-        fine = ahead >= -params.noise * error if name in trees.PEERS else ahead > 0
+        least = {"xgboost": -params.noise * error, "lightgbm": -np.inf}.get(name)
+        fine = ahead > 0 if least is None else ahead >= least
         means = f"NDCG@10 {ours.mean():.4f} against {judged[name].at_10.mean():.4f} of {name}"
         lines.append((fine, f"{means}: {ahead:+.4f} ± {error:.4f} over {len(ours)} requests"))
     for head, figures in heads.items():
@@ -151,13 +155,13 @@ def free(test: Examples, together: str) -> dict[str, NDArray[np.float32]]:
 
 
 def _heads(
-    probabilities: Mapping[str, NDArray[np.float32]],
+    answers: Mapping[str, NDArray[np.float32]],
     curves: Mapping[str, ranking_metrics.Reliability],
     test: Examples,
 ) -> dict[str, dict[str, Any]]:
     found = {}
-    for head, name in enumerate(ranker.HEADS):
-        p, labels = probabilities[name], test.labels[:, head]
+    for head, name in enumerate(ranker.CHAIN):
+        p, labels = answers[name], test.labels[:, head]
         found[name] = {
             "auc": ranking_metrics.auc(p, labels),
             "ece": curves[name].error,
@@ -166,6 +170,30 @@ def _heads(
             "observed": float(labels.mean()),
         }
     return found
+
+
+def revenue(
+    answers: Mapping[str, NDArray[np.float32]], test: Examples, amounts: ranker.Amounts
+) -> tuple[dict[str, float | None], ranking_metrics.Reliability]:
+    """Revenue per row in average purchases, and what purchases brought in by tenths of what was expected of them.
+
+    The Gini coefficients say how well large purchases are told from small ones: by what the head expects, and by the
+    item's price, which is free and has the order of price times any mean quantity. Where the price paid is not known, a
+    purchase counts as one, and neither for the coefficients nor for the tenths.
+    """
+    known, amount = test.amount > 0, amounts.relative(test.amount)
+    expected = answers["revenue"][known] / np.maximum(answers["purchase"][known], np.finfo(np.float32).tiny)
+    predicted = float(answers["revenue"].mean(dtype=np.float64))
+    observed = float(np.where(known, amount, test.labels[:, -1]).mean(dtype=np.float64))
+    figures: dict[str, float | None] = {
+        "purchases": int(known.sum()),
+        "predicted": predicted,
+        "observed": observed,
+        "ratio": predicted / observed if observed else None,
+        "gini": ranking_metrics.gini(expected, amount[known]),
+        "gini_of_price": ranking_metrics.gini(test.feature("item_price")[known], amount[known]),
+    }
+    return figures, ranking_metrics.reliability(expected, amount[known], 10)
 
 
 def forward_ms(scorer: ranker.Scorer, test: Examples, repeats: int = 60) -> dict[str, float]:
@@ -236,11 +264,14 @@ def _draw(
     folder: Path,
     judged: Mapping[str, Sorted],
     curves: Mapping[str, ranking_metrics.Reliability],
+    tenths: ranking_metrics.Reliability,
     drops: Mapping[str, float],
     sliced: list[dict[str, Any]],
 ) -> None:
     bars = {name: ranking_metrics.mean_and_error(found.at_10) for name, found in judged.items()}
     ranking_plots.quality(folder / "quality.png", bars, len(judged["ranker"].at_10))
     ranking_plots.calibration(folder / "calibration.png", curves)
+    if len(tenths.count):
+        ranking_plots.amounts(folder / "amounts.png", tenths)
     ranking_plots.importance(folder / "importance.png", drops)
     ranking_plots.slices(folder / "slices.png", sliced)

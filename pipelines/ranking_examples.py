@@ -45,7 +45,8 @@ class Examples:
         numeric: [n, F] float32, in the order of `transforms.RANKING_FEATURES`.
         strings: by name of `ranker.STRINGS`, [n] str.
         request: [n] number of the request, ascending from 0.
-        item_id: [n] str. position: [n] int32, -1 = not shown in a list. labels: [n, heads] float32, nested.
+        item_id: [n] str. position: [n] int32, -1 = not shown in a list. labels: [n, chain] float32, nested.
+        amount: [n] float32, what purchases of a known price brought in, in the shop's currency; 0 elsewhere.
         log_rate: [n] float32, log of the rate at which the request's negatives were sampled.
         chosen: [requests] items that the visitor chose, whether among the rows or not.
         time: [requests] epoch seconds, ascending.
@@ -57,6 +58,7 @@ class Examples:
     item_id: NDArray[np.object_]
     position: NDArray[np.int32]
     labels: NDArray[np.float32]
+    amount: NDArray[np.float32]
     log_rate: NDArray[np.float32]
     chosen: Ints
     time: Floats
@@ -73,8 +75,8 @@ class Examples:
         return {"numeric": self.numeric, **self.strings}
 
     def gains(self, blend: Mapping[str, float]) -> Floats:
-        """[n] what each row is worth: the weights of everything that came true."""
-        return np.asarray(self.labels.astype(np.float64) @ np.array([blend[head] for head in ranker.HEADS]))
+        """[n] what each row is worth: the weights of everything in the chain that came true."""
+        return np.asarray(self.labels.astype(np.float64) @ np.array([blend[head] for head in ranker.CHAIN]))
 
     def tail(self) -> tuple["Examples", "Examples"]:
         """The older requests, to fit weights on, and the newest, for early stopping and calibration."""
@@ -99,6 +101,7 @@ class Examples:
             self.item_id[rows],
             self.position[rows],
             self.labels[rows],
+            self.amount[rows],
             self.log_rate[rows],
             self.chosen[requests],
             self.time[requests],
@@ -266,7 +269,8 @@ def _rows(
         "score": scores[local, item].astype(np.float64),
         "rank": rank[local, item],
         "position": rows["position"].to_numpy(np.int32),
-        "labels": rows[list(ranker.HEADS)].to_numpy(np.float32),
+        "labels": rows[list(ranker.CHAIN)].to_numpy(np.float32),
+        "amount": rows["amount"].to_numpy(np.float32),
         "log_rate": rows["log_rate"].to_numpy(np.float32),
         "chosen": chosen,
         "item_id": np.array(list(matrix.row_of), dtype=object)[item],
@@ -288,7 +292,7 @@ def _with_negatives(labelled: pd.DataFrame, block: Ints, top: Ints, rank: Ints, 
             rest = np.random.default_rng([plan.seed, block[row]]).choice(rest, plan.negatives, replace=False)
         others.append(pd.DataFrame({"local": row, "item": np.sort(rest)}))
     rows = pd.concat([found, *others], ignore_index=True)
-    rows = rows.fillna({"position": -1} | dict.fromkeys(ranker.HEADS, 0.0))
+    rows = rows.fillna({"position": -1} | dict.fromkeys(ranking_requests.LABELS, 0.0))
     # Ties of a score must not be broken by the label: rows lie by item, not chosen items first.
     rows = rows.sort_values(["local", "item"], kind="stable", ignore_index=True)
     return rows.assign(log_rate=log_rate[rows["local"]])
@@ -319,6 +323,7 @@ def _assemble(judged: Judged, parts: list[dict[str, Any]]) -> Examples:
         whole("item_id"),
         whole("position"),
         whole("labels"),
+        whole("amount"),
         whole("log_rate"),
         whole("chosen"),
         judged.requests["time"].to_numpy(np.float64),
@@ -329,8 +334,8 @@ def save(examples: Examples, folder: Path) -> None:
     """Write `rows.parquet` and `requests.parquet`; one column per feature and per label."""
     folder.mkdir(parents=True, exist_ok=True)
     columns: dict[str, Any] = {"request": examples.request, "item_id": examples.item_id, **examples.strings}
-    columns |= {"position": examples.position, "log_rate": examples.log_rate}
-    columns |= {f"label_{head}": examples.labels[:, k] for k, head in enumerate(ranker.HEADS)}
+    columns |= {"position": examples.position, "amount": examples.amount, "log_rate": examples.log_rate}
+    columns |= {f"label_{head}": examples.labels[:, k] for k, head in enumerate(ranker.CHAIN)}
     columns |= {name: examples.numeric[:, k] for k, name in enumerate(transforms.RANKING_FEATURES)}
     pyarrow.parquet.write_table(pa.table(columns), folder / "rows.parquet", compression="zstd")
     asked: dict[str, Any] = {"time": examples.time, "chosen": examples.chosen}
@@ -352,7 +357,8 @@ def load(folder: Path) -> Examples:
         column("request"),
         column("item_id"),
         column("position"),
-        np.stack([column(f"label_{head}") for head in ranker.HEADS], axis=1),
+        np.stack([column(f"label_{head}") for head in ranker.CHAIN], axis=1),
+        column("amount"),
         column("log_rate"),
         requests.column("chosen").to_numpy(),
         requests.column("time").to_numpy(),
@@ -381,5 +387,6 @@ def batches(
                 "group": np.repeat(np.arange(len(group)), lengths),
                 "position": examples.position[rows],
                 "labels": examples.labels[rows],
+                "amount": examples.amount[rows],
                 "log_rate": examples.log_rate[rows],
             }

@@ -49,6 +49,20 @@ def auc(scores: Values, labels: Values) -> float | None:
     return float((middle[place][labels > 0].sum() - wins * (wins + 1) / 2) / (wins * losses))
 
 
+def gini(scores: Values, amounts: Values) -> float | None:
+    """Normalised Gini coefficient: 1 where the scores have the order of the amounts, 0 where they say nothing of it (as
+    in Wang et al., 2019); None where all amounts are alike. Rows of equal scores share what they have."""
+    excess = amounts - amounts.mean(dtype=np.float64) if len(amounts) else amounts
+    if not np.any(excess):
+        return None
+
+    def area(order: Values) -> float:
+        _, place, counts = np.unique(-order, return_inverse=True, return_counts=True)
+        return float(np.cumsum(np.repeat(np.bincount(place, excess) / counts, counts)).sum())
+
+    return area(scores) / area(amounts)
+
+
 @dataclass(frozen=True)
 class Reliability:
     """Predicted against observed, by bins of equal count: [bins] each."""

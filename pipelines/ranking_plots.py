@@ -1,4 +1,4 @@
-"""The pictures of gate G3, for people: quality beside the baselines, calibration, importance, slices, loss."""
+"""The pictures of gate G3, for people: quality beside the baselines, calibration, amounts, importance, slices, loss."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -57,6 +57,20 @@ def calibration(path: Path, heads: Mapping[str, Reliability]) -> None:
             axis.set(xlim=(0, limit), ylim=(0, limit), xlabel="predicted", ylabel="observed")
             axis.set_title(f"{head}: ECE {found.error:.4f}")
             axis.set_box_aspect(1)
+        _save(figure, path)
+
+
+def amounts(path: Path, found: Reliability) -> None:
+    """What purchases brought in, from those expected to bring least to those expected to bring most."""
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(8, 4))
+        place = np.arange(1, len(found.count) + 1)
+        axis.bar(place, found.observed, color=OTHER, label="observed")
+        axis.plot(place, found.predicted, color=OURS, lw=2, marker="o", ms=5, label="expected")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.set(xlabel=f"tenth of {found.count.sum()} purchases, by what was expected", ylabel="average purchases")
+        axis.set_title("What a purchase brings in")
+        axis.legend(frameon=False)
         _save(figure, path)
 
 

@@ -5,7 +5,7 @@ the visitor did with it afterwards. Where they do not (a shop's invoices, a film
 moment before a visit, and in a long one the moment before every page of it: its rows are the items of the visit from
 there on, and `ranking_examples` adds negatives.
 
-Labels nest, as the ranker's heads do: a purchase is wanted and engaged with, too.
+Labels nest, as the ranker's chain does: a purchase is wanted and engaged with, too. What it brought in is its `amount`.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,11 @@ from models import ranker
 from pipelines import datasets
 from pipelines.datasets import Lake
 
-COLUMNS = ["user_id", "session_id", "item_id", "event", "event_time", "surface", "position", "request_id", "region"]
+COLUMNS = [
+    *("user_id", "session_id", "item_id", "event", "value", "quantity"),
+    *("event_time", "surface", "position", "request_id", "region"),
+]
+LABELS = (*ranker.CHAIN, "amount")
 # Wanted, not merely looked at: what the middle head, "cart", stands for in a shop and for films alike.
 WANTED = tuple(kind for kind, weight in events.SIGNAL_WEIGHT.items() if weight >= 3.0)
 ATTRIBUTION_SECONDS = 24 * 3600.0
@@ -37,7 +41,8 @@ class Judged:
 
     Attributes:
         requests: user_id ("" = anonymous), session_id, time (epoch seconds), region, surface; index 0, 1, … by time.
-        rows: request (index), item_id, position (-1 = not shown in a list), and one 0/1 column per head.
+        rows: request (index), item_id, position (-1 = not shown in a list), one 0/1 column per link of the chain, and
+            the amount that purchases of a known price brought in, in the shop's currency.
         shown: whether `rows` are all that the visitor saw. If not, they are what the visitor chose, unasked.
     """
 
@@ -78,26 +83,24 @@ def judge(log: pd.DataFrame) -> Judged:
 def shown_lists(log: pd.DataFrame) -> Judged:
     """Requests from impressions.
 
-    click: any positive event that names the same request and item, after the impression. cart, purchase: of a
+    click: any positive event that names the same request and item, after the impression. cart, purchase, amount: of a
     clicked item, by the same visitor, within 24 hours after the impression. An impression that was not clicked
     takes no credit for what the visitor found elsewhere.
     """
     shown = log[(log["event"] == events.EventType.IMPRESSION) & log["request_id"].notna()]
     shown = shown.drop_duplicates(["request_id", "item_id"])
-    deeds = log[log["event"].isin(events.POSITIVE)]
+    deeds = _deeds(log)
     named = deeds[deeds["request_id"].notna()].drop_duplicates(["request_id", "item_id"])
     keys = ["request_id", "item_id"]
     rows = shown.merge(named[[*keys, "time"]], on=keys, how="left", suffixes=("", "_deed"))
     rows["click"] = (rows["time_deed"] > rows["time"]).astype(np.int8)
     clicked = rows.loc[rows["click"] > 0, [*keys, "visitor", "time"]]
-    wanted = deeds.loc[deeds["event"].isin(WANTED), ["visitor", "item_id", "time", "event"]]
+    wanted = deeds.loc[deeds["cart"], ["visitor", "item_id", "time", "purchase", "amount"]]
     pairs = clicked.merge(wanted, on=["visitor", "item_id"], suffixes=("", "_deed"))
     delay = pairs["time_deed"] - pairs["time"]
     pairs = pairs[(delay > 0) & (delay <= ATTRIBUTION_SECONDS)]
-    pairs["purchase"] = pairs["event"] == events.EventType.PURCHASE
-    follow = pairs.groupby(keys)["purchase"].max().rename("purchase").reset_index().assign(cart=1)
-    rows = rows.merge(follow, on=keys, how="left")
-    rows["purchase"] = rows["purchase"].eq(True)
+    follow = pairs.groupby(keys).agg({"purchase": "max", "amount": "sum"}).reset_index().assign(cart=1)
+    rows = rows.merge(follow.astype({"purchase": np.int8}), on=keys, how="left")
     first = rows.groupby("request_id", sort=False)
     asked = first[["user_id", "session_id", "time", "region", "surface"]].first().sort_values("time", kind="stable")
     return _judged(asked, rows, rows["request_id"], shown=True)
@@ -108,16 +111,13 @@ def visits(log: pd.DataFrame) -> Judged:
 
     What happened at one and the same time, such as the lines of an invoice, is never cut apart. click: any positive
     event with the item from there on, up to 24 hours after the visit began, unless an earlier page of it had the item;
-    cart: one that says "wanted"; purchase: bought.
+    cart: one that says "wanted"; purchase: bought, for the amount.
     """
-    deeds = log[log["event"].isin(events.POSITIVE)].copy()
+    deeds = _deeds(log)
     deeds["visit"] = deeds["visitor"] + "\n" + deeds["session_id"]
     deeds = deeds[deeds["time"] - deeds.groupby("visit")["time"].transform("min") <= ATTRIBUTION_SECONDS]
     deeds["page"] = _pages(deeds)
-    deeds["click"] = 1
-    deeds["cart"] = deeds["event"].isin(WANTED)
-    deeds["purchase"] = deeds["event"] == events.EventType.PURCHASE
-    how = {"page": "min"} | dict.fromkeys(ranker.HEADS, "max")
+    how = {"page": "min"} | dict.fromkeys(ranker.CHAIN, "max") | {"amount": "sum"}
     chosen = deeds.groupby(["visit", "item_id"], sort=False).agg(how).reset_index()
     pages = deeds.groupby(["visit", "page"], sort=False)[["user_id", "session_id", "time", "region"]].first()
     pages = pages.assign(time=pages["time"] - VISIT_LEAD, surface="").sort_values("time", kind="stable").reset_index()
@@ -129,6 +129,15 @@ def visits(log: pd.DataFrame) -> Judged:
 def visitors(requests: pd.DataFrame) -> NDArray[np.object_]:
     """[requests] whose past it is: the user's, or the session's where nobody is known."""
     return np.where(requests["user_id"] != "", requests["user_id"], requests["session_id"])
+
+
+def _deeds(log: pd.DataFrame) -> pd.DataFrame:
+    """The positive events, each with its own labels; a purchase that does not say how many pieces is of one."""
+    deeds = log[log["event"].isin(events.POSITIVE)]
+    bought = deeds["event"] == events.EventType.PURCHASE
+    amount = deeds["value"] * deeds["quantity"].fillna(1)
+    paid = bought & amount.between(0, np.inf, inclusive="neither")
+    return deeds.assign(click=1, cart=deeds["event"].isin(WANTED), purchase=bought, amount=amount.where(paid, 0.0))
 
 
 def _pages(deeds: pd.DataFrame) -> NDArray[np.int64]:
@@ -145,7 +154,7 @@ def _judged(asked: pd.DataFrame, rows: pd.DataFrame, key: pd.Series, *, shown: b
     rows = rows.assign(
         request=key.map(place).astype(np.int64),
         position=rows["position"].fillna(-1).astype(np.int32),
-        **{head: rows[head].fillna(0).astype(np.float32) for head in ranker.HEADS},
+        **{label: rows[label].fillna(0).astype(np.float32) for label in LABELS},
     )
     rows = rows.sort_values(["request", "position"], kind="stable", ignore_index=True)
-    return Judged(asked.reset_index(drop=True), rows[["request", "item_id", "position", *ranker.HEADS]], shown)
+    return Judged(asked.reset_index(drop=True), rows[["request", "item_id", "position", *LABELS]], shown)

@@ -10,7 +10,14 @@ from models.catalogue import Catalogue
 from models.release import Release
 from pipelines.backend import Backend
 from recsys.errors import Permanent, RecsysError, Retryable
-from recsys.inference import BlockingClient, RankingRequest, RankingResponse, RetrievalRequest, RetrievalResponse
+from recsys.inference import (
+    HEADS,
+    BlockingClient,
+    RankingRequest,
+    RankingResponse,
+    RetrievalRequest,
+    RetrievalResponse,
+)
 
 STRANGER = "smoke-test-nobody"
 _K = 50
@@ -96,7 +103,7 @@ def _check_candidates(name: str, found: RetrievalResponse, release: Release, cat
 
 def _check_ranks(name: str, ranks: RankingResponse, count: int, release: Release) -> None:
     _require(ranks.release == release.release_id, name, f"release {ranks.release!r} ranked")
-    for column in ("scores", "click", "cart", "purchase"):
+    for column in ("scores", *HEADS):
         values = getattr(ranks, column)
         _require(values.shape == (count,), name, f"{column} has shape {values.shape}, asked for {count}")
         _require_finite(name, column, values)

@@ -9,11 +9,13 @@ import logging
 import math
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from dataclasses import asdict, replace
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -35,6 +37,7 @@ from pipelines import (
     tracking,
 )
 from pipelines.baselines import EASE_ITEMS
+from pipelines.datasets import Lake
 from pipelines.past import Past
 from pipelines.ranking_examples import Examples
 from pipelines.ranking_requests import Judged
@@ -167,9 +170,16 @@ def _examples(
         "test_requests": len(test.time),
         "test_rows": len(test),
         "border": datetime.fromtimestamp(border, UTC).isoformat(),
-        "train_positives": dict(zip(ranker.HEADS, train.labels.sum(0).astype(int).tolist(), strict=True)),
+        "train_positives": dict(zip(ranker.CHAIN, train.labels.sum(0).astype(int).tolist(), strict=True)),
+        "currency": _currency(lake, params.day),
     }
     return train, test, facts
+
+
+def _currency(lake: Lake, day: date) -> str | None:
+    """What amounts are in; None where the catalogue does not say, or has several."""
+    found = pc.unique(lake.read(datasets.ITEMS, day, ["currency"]).column("currency").drop_null()).to_pylist()
+    return str(found[0]) if len(found) == 1 else None
 
 
 def sample(judged: Judged, border: float, params: Params, seed: int) -> tuple[Judged, Judged]:
@@ -214,8 +224,8 @@ def best(
 
 def scores(model: ranker.Ranker, examples: Examples) -> NDArray[np.float64]:
     """[n] what the ranker orders by, before calibration."""
-    chance = np.exp(np.cumsum(-np.logaddexp(0.0, -logits_of(model, examples)), axis=1))
-    return ranker.blend(dict(zip(ranker.HEADS, chance.T, strict=True)), ranker.BLEND).astype(np.float64)
+    found = ranker.answers(outputs_of(model, examples)).numpy()
+    return ranker.blend(dict(zip(ranker.HEADS, found.T, strict=True)), ranker.BLEND).astype(np.float64)
 
 
 def fit(
@@ -229,12 +239,14 @@ def fit(
     shape = ranker.Shape(listwise=listwise, debias=params.debias)
     words = ranker.Words(ranker.vocabulary(train.strings))
     scaling = ranker.Scaling.learn(train.numeric, shape.pieces)
-    clicked = train.labels[:, 0]
+    clicked, amounts = train.labels[:, 0], ranker.Amounts.learn(train.amount)
     slots = ranker.Slots.learn(train.position, clicked)
-    column = transforms.RANKING_FEATURES.index("retrieval_score")
-    start = ranker.Start.learn(column, train.numeric[:, column], clicked, train.log_rate)
-    log.info("a click's log odds are %.2f times retrieval's score %+.2f, to begin with", start.slope, start.shift)
-    model = ranker.Ranker(shape, scaling, words, slots, start)
+    score, price = (transforms.RANKING_FEATURES.index(name) for name in ("retrieval_score", "item_price"))
+    click = ranker.Start.click(score, train.numeric[:, score], clicked, train.log_rate)
+    amount = ranker.Start.amount(price, train.numeric[:, price], amounts.relative(train.amount))
+    log.info("a click's log odds are %.2f times retrieval's score %+.2f, to begin with", click.slope, click.shift)
+    log.info("an amount's log is %.2f times the log price %+.2f, to begin with", amount.slope, amount.shift)
+    model = ranker.Ranker(shape, scaling, words, slots, click, amount, amounts)
     batch = params.batch or min(max(len(train.time) // STEPS, 8), 32)
     steps = math.ceil(len(train.time) / batch)
     rate = keras.optimizers.schedules.CosineDecay(params.learning_rate, steps * params.epochs, alpha=0.05)
@@ -242,7 +254,7 @@ def fit(
         optimizer=keras.optimizers.AdamW(rate, weight_decay=params.weight_decay, global_clipnorm=1.0, jit_compile=False)
     )
     streams = [
-        tf.data.Dataset.from_generator(_stream(part, words, batch, rng), output_signature=_signature())
+        tf.data.Dataset.from_generator(_stream(part, model, batch, rng), output_signature=_signature())
         for part, rng in ((train, np.random.default_rng([seed, 2])), (tail, None))
     ]
     model.fit(
@@ -281,9 +293,10 @@ def codes(examples: Examples, words: ranker.Words) -> NDArray[np.int32]:
     return found
 
 
-def _stream(examples: Examples, words: ranker.Words, size: int, rng: np.random.Generator | None) -> Any:
-    coded = codes(examples, words)
-    return lambda: ranking_examples.batches(examples, coded, size, rng)
+def _stream(examples: Examples, model: ranker.Ranker, size: int, rng: np.random.Generator | None) -> Any:
+    coded = codes(examples, model.words)
+    relative = replace(examples, amount=model.amounts.relative(examples.amount))
+    return lambda: ranking_examples.batches(relative, coded, size, rng)
 
 
 def _signature() -> dict[str, Any]:
@@ -294,13 +307,14 @@ def _signature() -> dict[str, Any]:
         "words": tf.TensorSpec([None, len(ranker.STRINGS) + 1], tf.int32),
         "group": tf.TensorSpec([None], tf.int64),
         "position": tf.TensorSpec([None], tf.int32),
-        "labels": tf.TensorSpec([None, len(ranker.HEADS)], tf.float32),
+        "labels": tf.TensorSpec([None, len(ranker.CHAIN)], tf.float32),
+        "amount": tf.TensorSpec([None], tf.float32),
         "log_rate": tf.TensorSpec([None], tf.float32),
     }
 
 
-def logits_of(model: ranker.Ranker, examples: Examples) -> NDArray[np.float64]:
-    """[n, heads] conditional logits without position."""
+def outputs_of(model: ranker.Ranker, examples: Examples) -> NDArray[np.float64]:
+    """[n, heads] conditional logits, without position, and the log of the expected amount."""
     coded = codes(examples, model.words)
     parts = [
         model({"numeric": examples.numeric[rows], "words": coded[rows]}).numpy()
@@ -311,7 +325,9 @@ def logits_of(model: ranker.Ranker, examples: Examples) -> NDArray[np.float64]:
 
 def calibration(model: ranker.Ranker, tail: Examples) -> NDArray[np.float64]:
     """Slope and shift [heads, 2] from the tail, to be folded into the graph."""
-    found = ranker.calibrate(logits_of(model, tail), tail.labels.astype(np.float64), tail.log_rate.astype(np.float64))
+    seen = tail.labels, model.amounts.relative(tail.amount), tail.log_rate
+    labels, amount, log_rate = (values.astype(np.float64) for values in seen)
+    found = ranker.calibrate(outputs_of(model, tail), labels, amount, log_rate)
     log.info("calibration, slope and shift: %s", dict(zip(ranker.HEADS, found.round(3).tolist(), strict=True)))
     return found
 
@@ -336,6 +352,7 @@ def _write(
             "heads": list(ranker.HEADS),
             "blend": dict(ranker.BLEND),
             "calibration": dict(zip(ranker.HEADS, scaling.tolist(), strict=True)),
+            "amount": asdict(model.amounts),
             **facts,
         }
     return draft.finished
@@ -346,7 +363,7 @@ def _measured(scorer: ranker.Scorer, tail: Examples) -> dict[str, float]:
     found = scorer.score(tail.inputs())
     score = ranker.blend(found, ranker.BLEND).astype(np.float64)
     figures = {"tail_ndcg_10": float(ranking_metrics.ndcg(score, tail.gains(ranker.BLEND), tail.request, 10)[0].mean())}
-    for head, name in enumerate(ranker.HEADS):
+    for head, name in enumerate(ranker.CHAIN):
         area = ranking_metrics.auc(found[name].astype(np.float64), tail.labels[:, head].astype(np.float64))
         if area is not None:
             figures[f"tail_auc_{name}"] = area

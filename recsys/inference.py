@@ -24,7 +24,7 @@ from recsys.errors import Permanent, RecsysError, Retryable
 from recsys.settings import Role
 
 RELEASE_HEADER = "x-recsys-release"  # pins a request to a colour where a gateway routes (Kubernetes)
-HEADS = ("click", "cart", "purchase")
+HEADS = ("click", "cart", "purchase", "revenue")
 MAX_CANDIDATES = 3_000  # the widest funnel; more would not be ranked in time
 OPTIONS = [
     # A predictor that was restarted on its port is found again within a second, not within gRPC's two minutes.
@@ -216,6 +216,7 @@ class RankingResponse:
     Attributes:
         scores: [n] float32, the blend of the heads.
         click, cart, purchase: [n] float32 probabilities.
+        revenue: [n] float32, expected, in average purchases of the training data.
         release: id of the release that answered.
         timings: milliseconds by stage of the predictor.
     """
@@ -224,6 +225,7 @@ class RankingResponse:
     click: NDArray[np.float32]
     cart: NDArray[np.float32]
     purchase: NDArray[np.float32]
+    revenue: NDArray[np.float32]
     release: str = ""
     timings: Mapping[str, float] = field(default_factory=dict)
 

@@ -155,7 +155,9 @@ class Predictors(Group):
     threads: int = Field(2, ge=1, description="requests worked on at once by one process; one per core")
     tensorflow_threads: int = Field(1, ge=1, description="cores one forward pass may use; more only adds hand-overs")
     item_refresh: float = Field(300, gt=0, description="seconds between two readings of item features from the store")
-    blend: dict[str, float] = Field({}, description="weight by head, in place of the ranker's own; empty: its own")
+    blend: dict[str, float] = Field(
+        {}, description="weight of click, cart, purchase and revenue, in place of the ranker's own; empty: its own"
+    )
 
 
 class Deploy(Group):

@@ -31,7 +31,7 @@ class Ranker:
     """Answers ranking requests of one release; thread-safe.
 
     Args:
-        scorer: the opened model; `score(inputs)` gives [n] probabilities per head.
+        scorer: the opened model; `score(inputs)` gives [n] per head.
         blend: weight by head of the final score, unless a request says otherwise.
         shown: the items, kept fresh.
         known: reads who is asking.
@@ -104,11 +104,16 @@ def open_engine(settings: Settings, release: Release, opened: server.Opened) -> 
     Raises:
         Permanent: the ranker wants other features or heads than this code gives.
     """
-    meta = opened["ranker"].manifest.meta
+    meta, version = opened["ranker"].manifest.meta, opened["ranker"].manifest.version
     if list(meta["features"]) != list(transforms.RANKING_FEATURES):
         raise Permanent(
-            f"ranker {opened['ranker'].manifest.version} was trained on {len(meta['features'])} features that are not "
+            f"ranker {version} was trained on {len(meta['features'])} features that are not "
             f"the {len(transforms.RANKING_FEATURES)} of this code; train it again, or roll the code back"
+        )
+    if list(meta["heads"]) != list(HEADS):
+        raise Permanent(
+            f"ranker {version} has the heads {', '.join(meta['heads'])}, this code serves {', '.join(HEADS)}; "
+            "train it again, or roll the code back"
         )
     weights = settings.predictors.blend or meta["blend"]
     if set(weights) - set(HEADS) or sum(weights.values()) <= 0:

@@ -97,13 +97,14 @@ class Predictor(kserve.Model):  # type: ignore[misc]
         names = ("user_id", "session_id", "region")
         more: dict[Role, dict[str, str]] = {
             "retrieval": {"query_item": "BYTES", "last_item": "BYTES", "k": "INT32"},
-            "ranking": {"surface": "BYTES", "last_item": "BYTES", "blend": "FP32"},
+            "ranking": {"surface": "BYTES", "last_item": "BYTES"},
         }
         single = dict.fromkeys(names, "BYTES") | more[self.role]
-        described = [{"name": n, "datatype": t, "shape": [3 if n == "blend" else 1]} for n, t in single.items()]
+        described = [{"name": n, "datatype": t, "shape": [1]} for n, t in single.items()]
         if self.role == "ranking":
             described += [{"name": "item_ids", "datatype": "BYTES", "shape": [-1]}]
             described += [{"name": "retrieval_scores", "datatype": "FP32", "shape": [-1]}]
+            described += [{"name": "blend", "datatype": "FP32", "shape": [len(inference.HEADS)]}]
         return described
 
     def get_output_types(self) -> list[dict[str, Any]]:

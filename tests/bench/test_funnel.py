@@ -10,7 +10,7 @@ from bench import funnel, protocol
 
 def test_by_time_all_that_was_had_in_the_window_is_wanted(by_time: Path) -> None:
     (question,) = funnel.taught(protocol.earlier(protocol.load(by_time, "test")))
-    assert (question.user, question.wanted) == ("ann", ["b"])
+    assert (question.user, question.wanted) == ("ann", {"b": 0})
     assert question.history["item_id"].tolist() == ["a"]
 
 
@@ -20,12 +20,19 @@ def test_where_one_is_left_out_each_event_is_asked_for_after_those_before_it(one
         pd.DataFrame(rows, columns=["user_id", "item_id", "ts"]).to_parquet(one_out / f"{name}.parquet")
     split = protocol.load(one_out, "test")
     first, second = funnel.taught(protocol.earlier(split))
-    assert (first.history["item_id"].tolist(), first.wanted) == (list("abcd"), ["a"])
-    assert (second.history["item_id"].tolist(), second.wanted) == (list("abcda"), ["b"])
+    assert (first.history["item_id"].tolist(), first.wanted) == (list("abcd"), {"a": 0})
+    assert (second.history["item_id"].tolist(), second.wanted) == (list("abcda"), {"b": 0})
     assert second.now - first.now == protocol.DAY
     ann = next(question for question in funnel.asked(split) if question.user == "ann")
     assert ann.history["item_id"].tolist() == list("abcdabc"), "what was left out to be predicted is known at the test"
     assert not ann.wanted
+
+
+def test_what_is_wanted_brings_in_price_times_quantity() -> None:
+    bought = pd.DataFrame({"item_id": ["a", "b"], "price": [2.5, 4.0], "qty": [4, 1]})
+    assert funnel.amounts(bought).tolist() == [10, 4]
+    assert funnel.amounts(bought.drop(columns="qty")).tolist() == [2.5, 4]
+    assert funnel.amounts(bought.drop(columns="price")).tolist() == [0, 0]
 
 
 def test_what_is_no_candidate_has_no_score() -> None:

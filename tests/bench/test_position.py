@@ -22,7 +22,8 @@ def examples(lists: int, length: int, price: np.ndarray) -> Examples:
         request=request,
         item_id=np.array([f"i{k:08d}" for k in np.tile(np.arange(length), lists)], object),
         position=np.zeros(count, np.int32),
-        labels=np.ones((count, len(ranker.HEADS)), np.float32),
+        labels=np.ones((count, len(ranker.CHAIN)), np.float32),
+        amount=np.ones(count, np.float32),
         log_rate=np.zeros(count, np.float32),
         chosen=np.zeros(lists, np.int64),
         time=np.arange(lists, dtype=np.float64),
@@ -37,6 +38,7 @@ def test_the_dearest_is_shown_first_and_looks_fall_with_the_place() -> None:
     clicked = shown.labels[:, 0].reshape(lists, 3).mean(0)[[1, 2, 0]]
     assert clicked == pytest.approx(world.attention()[:3], abs=0.03), "everybody likes everything, and clicks on a look"
     assert not shown.labels[:, 1:].any()
+    assert not shown.amount.any()
 
 
 def test_who_is_not_known_has_no_truth_and_leaves_the_lists() -> None:

@@ -11,6 +11,8 @@ from models import ranker
 
 FEATURES = 4
 ROWS = 12
+PRICE = ranker.Start(column=1, slope=0.5, shift=1.0, usual=4.0)
+UNCALIBRATED = np.tile([1.0, 0.0], (len(ranker.HEADS), 1))
 
 
 def rows(seed: int = 0, n: int = ROWS) -> dict[str, Any]:
@@ -22,7 +24,7 @@ def rows(seed: int = 0, n: int = ROWS) -> dict[str, Any]:
     return {"numeric": rng.normal(size=(n, FEATURES)).astype(np.float32), **strings}
 
 
-def untrained(seed: int = 1, debias: ranker.Debias = "tower") -> ranker.Ranker:
+def untrained(seed: int = 1, debias: ranker.Debias = "tower", amount: ranker.Start = PRICE) -> ranker.Ranker:
     tf.keras.utils.set_random_seed(seed)
     inputs = rows()
     known = {name: values[:-1] for name, values in inputs.items() if name != "numeric"}
@@ -30,7 +32,8 @@ def untrained(seed: int = 1, debias: ranker.Debias = "tower") -> ranker.Ranker:
     scaling = ranker.Scaling.learn(inputs["numeric"], 4)
     slots = ranker.Slots.learn(np.array([0, 1], np.int32), np.array([1, 0], np.float32))
     shape = ranker.Shape(pieces=4, deep=8, experts=2, expert=4, head=4, rank=2, embedding=2, debias=debias)
-    return ranker.Ranker(shape, scaling, words, slots, ranker.Start(column=0, slope=2.0, shift=-1.0, usual=3.0))
+    click = ranker.Start(column=0, slope=2.0, shift=-1.0, usual=3.0)
+    return ranker.Ranker(shape, scaling, words, slots, click, amount, ranker.Amounts(3, mean=10.0, limit=40.0))
 
 
 def small(seed: int = 1, debias: ranker.Debias = "tower") -> ranker.Ranker:
@@ -44,7 +47,8 @@ def small(seed: int = 1, debias: ranker.Debias = "tower") -> ranker.Ranker:
 
 
 def saved(folder: Path, model: ranker.Ranker) -> ranker.Scorer:
-    ranker.Served(model, np.array([[1.0, 0.0], [0.9, 0.1], [1.1, -0.1]])).save(folder / "model", FEATURES)
+    calibration = np.array([[1.0, 0.0], [0.9, 0.1], [1.1, -0.1], [1.0, 0.2]])
+    ranker.Served(model, calibration).save(folder / "model", FEATURES)
     return ranker.Scorer.load(folder / "model")
 
 
@@ -55,7 +59,7 @@ def scorer(tmp_path_factory: pytest.TempPathFactory) -> ranker.Scorer:
 
 def test_saved_and_loaded_answers_the_same(tmp_path: Path) -> None:
     model = small()
-    served = ranker.Served(model, np.tile([1.0, 0.0], (3, 1)))
+    served = ranker.Served(model, UNCALIBRATED)
     before = served.score({name: tf.constant(values) for name, values in rows().items()})
     served.save(tmp_path / "model", FEATURES)
     after = ranker.Scorer.load(tmp_path / "model").score(rows())
@@ -75,6 +79,15 @@ def test_probabilities_nest(scorer: ranker.Scorer) -> None:
     assert (found["cart"] <= found["click"]).all()
     assert (found["purchase"] > 0).all()
     assert (found["click"] < 1).all()
+
+
+def test_revenue_is_the_chance_of_a_purchase_times_what_one_brings_in(scorer: ranker.Scorer) -> None:
+    inputs = rows(3, 200)
+    found, model = scorer.score(inputs), small()
+    words = model.words({name: tf.constant(values) for name, values in inputs.items() if name != "numeric"})
+    expected = np.exp(model({"numeric": inputs["numeric"], "words": words})[:, -1] + 0.2)
+    np.testing.assert_allclose(found["revenue"], found["purchase"] * expected, rtol=1e-4)
+    assert len(np.unique(expected)) > 100
 
 
 def test_order_and_company_of_rows_do_not_matter(scorer: ranker.Scorer) -> None:
@@ -128,6 +141,7 @@ def test_where_an_item_was_shown_enters_the_loss_as_asked(debias: ranker.Debias,
         "words": tf.zeros([2, 5], tf.int32),
         "group": tf.constant([0, 0], tf.int64),
         "labels": tf.constant([[1.0, 0, 0], [0, 0, 0]]),
+        "amount": tf.zeros([2]),
         "log_rate": tf.zeros([2]),
     }
     first, last = (float(model.compute_loss(batch | {"position": tf.constant(p)})) for p in ([0, 1], [1, 0]))
@@ -155,24 +169,78 @@ def test_every_head_mixes_the_experts_in_its_own_way() -> None:
     assert len(np.unique(mixed[0, :, 0])) == len(ranker.HEADS)
 
 
-def test_before_training_a_click_follows_retrieval_and_nothing_else() -> None:
+def test_a_purchase_is_worth_the_average_where_no_price_is_known() -> None:
+    model = untrained(amount=ranker.Start.amount(1, np.ones(9), np.zeros(9)))
+    batch = {
+        "numeric": tf.ones([2, FEATURES]),
+        "words": tf.zeros([2, 5], tf.int32),
+        "group": tf.constant([0, 0], tf.int64),
+        "position": tf.constant([-1, -1]),
+        "labels": tf.constant([[1.0, 1, 1], [0, 0, 0]]),
+        "log_rate": tf.zeros([2]),
+    }
+
+    def pull(amount: list[float]) -> float:
+        """What the loss does to the expected log amount before it."""
+        with tf.GradientTape() as tape:
+            loss = model.compute_loss(batch | {"amount": tf.constant(amount)})
+        return float(tape.gradient(loss, model._heads[-1][1].bias)[0])
+
+    assert pull([0.0, 0.0]) == 0
+    assert pull([3.0, 0.0]) < 0 < pull([0.1, 0.0]), "down the slope: more is expected, or less"
+    found = ranker.Served(model, UNCALIBRATED).score({name: tf.constant(values) for name, values in rows().items()})
+    np.testing.assert_allclose(found["revenue"], found["purchase"], rtol=1e-6)
+
+
+def test_the_loss_of_amounts_is_least_at_their_mean_whatever_their_shape() -> None:
+    amount = np.array([0.1] * 90 + [9.1] * 10, np.float32)
+    logs = np.linspace(-2, 2, 401)
+    losses = [float(tf.reduce_mean(ranker.amount_loss(tf.fill([100], np.float32(z)), amount))) for z in logs]
+    assert logs[int(np.argmin(losses))] == pytest.approx(0, abs=0.01)
+    odd = ranker.amount_loss(tf.constant([0.0, 5.0, -7.0, 7.0]), tf.constant([1.0, 0.0, np.nan, -3.0])).numpy()
+    assert odd.tolist() == [0, 0, 0, 0], "as expected, not bought, and no amounts at all"
+
+
+def test_wild_amounts_neither_make_the_unit_nor_outweigh_the_rest() -> None:
+    amount = np.array([0, np.nan, -5, *[10.0, 20, 30] * 100, 1e30], np.float32)
+    found = ranker.Amounts.learn(amount)
+    assert (found.purchases, found.limit) == (301, 30)
+    assert found.mean == pytest.approx(20, abs=0.1)
+    assert found.relative(np.array([0, 10, 1e30], np.float32)) == pytest.approx([0, 0.5, 1.5], rel=0.01)
+    assert ranker.Amounts.learn(np.zeros(3, np.float32)) == ranker.Amounts(0, 1.0, 1.0)
+
+
+def test_before_training_a_click_follows_retrieval_an_amount_the_price_and_nothing_else() -> None:
     numeric = np.random.default_rng(3).normal(size=(5, FEATURES)).astype(np.float32)
     numeric[:, 0] = [-1, 0.5, 2, 0, 7]  # 0: retrieval did not score the item, which then is a usual one
-    logits = untrained()({"numeric": numeric, "words": tf.zeros([5, 5], tf.int32)}).numpy()
-    assert logits[:, 0] == pytest.approx([-3, 0, 3, 5, 13], abs=1e-5)
-    assert not logits[:, 1:].any()
+    numeric[:, 1] = [2, -2, 0, 1, 99]  # 0: nobody knows the price; and a wild one
+    outputs = untrained()({"numeric": numeric, "words": tf.zeros([5, 5], tf.int32)}).numpy()
+    assert outputs[:, 0] == pytest.approx([-3, 0, 3, 5, 13], abs=1e-5)
+    assert not outputs[:, 1:3].any()
+    assert outputs[:, 3] == pytest.approx([2, 0, 3, 1.5, ranker.LARGEST_LOG], abs=1e-5)
 
 
 def test_the_start_is_the_odds_of_a_click_at_a_score() -> None:
     rng = np.random.default_rng(4)
     score = rng.normal(3, 2, 50_000)
     clicked = (rng.random(50_000) < 1 / (1 + np.exp(-(0.8 * score - 4)))).astype(float)
-    found = ranker.Start.learn(2, score, clicked, np.zeros(50_000))
+    found = ranker.Start.click(2, score, clicked, np.zeros(50_000))
     assert (found.column, found.slope, found.shift) == (2, pytest.approx(0.8, abs=0.05), pytest.approx(-4, abs=0.2))
     kept = (clicked > 0) | (rng.random(50_000) < 0.1)
     rate = np.full(kept.sum(), np.log(0.1))
-    sampled = ranker.Start.learn(2, score[kept], clicked[kept], rate)
+    sampled = ranker.Start.click(2, score[kept], clicked[kept], rate)
     assert (sampled.slope, sampled.shift) == (pytest.approx(0.8, abs=0.06), pytest.approx(-4, abs=0.3))
+
+
+def test_the_start_of_an_amount_is_what_its_price_usually_brings_in() -> None:
+    rng = np.random.default_rng(4)
+    price = rng.normal(3, 1, 50_000)
+    amount = np.exp(0.7 * price - 2) * rng.gamma(2, 0.5, 50_000)  # 1 on average
+    price[:5_000], amount[5_000:10_000] = 0, 0  # unknown
+    found = ranker.Start.amount(2, price, amount)
+    assert (found.column, found.usual) == (2, pytest.approx(3, abs=0.02))
+    assert (found.slope, found.shift) == (pytest.approx(0.7, abs=0.02), pytest.approx(-2, abs=0.05))
+    assert ranker.Start.amount(2, price[:5_000], amount[:5_000]) == ranker.Start(2, 0.0, 0.0, 0.0)
 
 
 def test_sampled_negatives_are_corrected_in_the_first_head_only() -> None:
@@ -184,9 +252,10 @@ def test_sampled_negatives_are_corrected_in_the_first_head_only() -> None:
         "group": tf.constant([0, 0], tf.int64),
         "position": tf.constant([-1, -1]),
         "labels": tf.constant([[1.0, 0, 0], [0, 0, 0]]),
+        "amount": tf.zeros([2]),
         "log_rate": tf.constant([0.0, 0.0]),
     }
-    logits = model(batch)
+    logits = model(batch)[:, :-1]
     plain = tf.reduce_sum(tf.reduce_mean(ranker.chain_loss(logits, batch["labels"]), axis=0))
     shifted = logits + tf.constant([[np.log(0.25), 0, 0]], tf.float32)
     corrected = tf.reduce_sum(tf.reduce_mean(ranker.chain_loss(logits - shifted + logits, batch["labels"]), axis=0))
@@ -206,23 +275,35 @@ def test_listwise_loss_prefers_the_right_order() -> None:
 
 def test_calibration_finds_slope_and_shift() -> None:
     rng = np.random.default_rng(5)
-    logits = rng.normal(size=(20_000, 3))
-    truth = 1 / (1 + np.exp(-(2.0 * logits[:, 0] - 1.0)))
+    outputs = rng.normal(size=(20_000, 4))
+    truth = 1 / (1 + np.exp(-(2.0 * outputs[:, 0] - 1.0)))
     click = (rng.random(20_000) < truth).astype(float)
-    cart = click * (rng.random(20_000) < 1 / (1 + np.exp(-logits[:, 1])))
-    found = ranker.calibrate(logits, np.column_stack([click, cart, np.zeros(20_000)]), np.zeros(20_000))
+    cart = click * (rng.random(20_000) < 1 / (1 + np.exp(-outputs[:, 1])))
+    nothing = np.zeros(20_000)
+    found = ranker.calibrate(outputs, np.column_stack([click, cart, nothing]), nothing, nothing)
     assert found[0] == pytest.approx([2.0, -1.0], abs=0.1)
     assert found[1] == pytest.approx([1.0, 0.0], abs=0.1)
-    assert found[2].tolist() == [1.0, 0.0]  # nobody bought: nothing to learn from
+    assert found[2:].tolist() == [[1.0, 0.0]] * 2  # nobody bought: nothing to learn from
+
+
+def test_calibration_brings_the_amounts_to_what_purchases_brought_in() -> None:
+    outputs, labels = np.zeros((2_000, 4)), np.ones((2_000, 3))
+    amount = np.tile([0.0, 1.0, 5.0, 6.0], 500)  # one of an unknown price, and others that bring in 4 on average
+    found = ranker.calibrate(outputs, labels, amount, np.zeros(2_000))
+    assert found[-1] == pytest.approx([1.0, np.log(4)], abs=0.02)
+    few = ranker.calibrate(outputs[:2], labels[:2], amount[:2] * 100, np.zeros(2))
+    assert few[-1, 1] == pytest.approx(np.log(120 / 21)), "one says little: twenty as expected stand beside it"
 
 
 def test_blend_weighs_purchases_most_and_can_be_changed() -> None:
     chances = {"click": np.array([0.9, 0.5]), "cart": np.array([0.1, 0.3]), "purchase": np.array([0.0, 0.3])}
-    ours = ranker.blend(chances, ranker.BLEND)
-    assert ours[1] > ours[0]
-    clicks = ranker.blend(chances, {"click": 1.0, "cart": 0.0, "purchase": 0.0})
+    heads = chances | {"revenue": np.array([9.0, 0.1])}
+    ours = ranker.blend(heads, ranker.BLEND)
+    assert ours[1] > ours[0], "revenue counts where it is asked for only"
+    assert ranker.blend(heads, {**ranker.BLEND, "revenue": 1.0})[0] > ours[0]
+    clicks = ranker.blend(heads, {"click": 1.0, "cart": 0.0, "purchase": 0.0})
     assert clicks == pytest.approx([0.9, 0.5])
     with pytest.raises(ValueError, match="likes"):
-        ranker.blend(chances, {"likes": 1.0})
+        ranker.blend(heads, {"likes": 1.0})
     with pytest.raises(ValueError, match="not all 0"):
-        ranker.blend(chances, {"click": 0.0})
+        ranker.blend(heads, {"click": 0.0})

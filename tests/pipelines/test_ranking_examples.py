@@ -160,8 +160,8 @@ def shelf(settings: Settings) -> ranking_examples.Shelf:
 
 
 def visit(*chosen: str) -> ranking_requests.Judged:
-    rows = pd.DataFrame({"request": 0, "item_id": list(chosen), "position": -1})
-    return ranking_requests.Judged(asked("ann"), rows.assign(**dict.fromkeys(ranker.HEADS, 1.0)), shown=False)
+    rows = pd.DataFrame({"request": 0, "item_id": list(chosen), "position": -1, "amount": 7.5})
+    return ranking_requests.Judged(asked("ann"), rows.assign(**dict.fromkeys(ranker.CHAIN, 1.0)), shown=False)
 
 
 def nobody() -> dict[str, list[Any]]:
@@ -182,6 +182,7 @@ def test_candidates_are_what_retrieval_would_have_found_then(shelf: ranking_exam
     assert ranks == pytest.approx({"rug": 0.0, "lamp": np.log(2), "mug": np.log(3)})
     assert found.labels[found.item_id == "mug"].tolist() == [[1, 1, 1]]
     assert found.labels.sum() == 3
+    assert found.amount.tolist() == [7.5 * (item == "mug") for item in found.item_id]
     assert found.chosen.tolist() == [1]
 
 
@@ -228,6 +229,7 @@ def test_examples_survive_the_disk(shelf: ranking_examples.Shelf, tmp_path: Path
     found = ranking_examples.load(tmp_path / "test")
     np.testing.assert_array_equal(found.numeric, made.numeric)
     np.testing.assert_array_equal(found.labels, made.labels)
+    np.testing.assert_array_equal(found.amount, made.amount)
     assert found.item_id.tolist() == made.item_id.tolist()
     assert {name: values.tolist() for name, values in found.strings.items()} == {
         name: values.tolist() for name, values in made.strings.items()
@@ -240,3 +242,4 @@ def test_batches_hold_whole_requests(shelf: ranking_examples.Shelf) -> None:
     [batch] = ranking_examples.batches(one, words, 8, np.random.default_rng(0))
     assert batch["group"].tolist() == [0, 0, 0]
     np.testing.assert_array_equal(batch["numeric"], one.numeric)
+    assert batch["amount"].tolist() == one.amount.tolist()

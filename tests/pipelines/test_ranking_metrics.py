@@ -38,6 +38,17 @@ def test_auc_counts_ties_half() -> None:
     assert ranking_metrics.auc(np.array([0.1, 0.4]), np.zeros(2)) is None
 
 
+def test_gini_is_the_share_of_the_true_order_that_scores_have() -> None:
+    amounts = np.array([1.0, 2.0, 3.0, 10.0])
+    assert ranking_metrics.gini(amounts, amounts) == pytest.approx(1)
+    assert ranking_metrics.gini(-amounts, amounts) == pytest.approx(-1)
+    assert ranking_metrics.gini(np.ones(4), amounts) == pytest.approx(0)
+    # The excesses over the mean of 4 add up to 6, 5, 3, 0 in the true order, and to 6, 3, 1, 0 in this one.
+    assert ranking_metrics.gini(np.array([3.0, 2.0, 1.0, 4.0]), amounts) == pytest.approx(10 / 14)
+    assert ranking_metrics.gini(np.array([1.0, 2.0]), np.ones(2)) is None
+    assert ranking_metrics.gini(np.zeros(0), np.zeros(0)) is None
+
+
 def test_calibration_error_is_the_distance_of_predicted_and_observed() -> None:
     labels = np.array([0.0, 1.0] * 50)
     assert ranking_metrics.reliability(np.full(100, 0.5), labels, 1).error == pytest.approx(0)

@@ -2,7 +2,9 @@
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pytest
 
 from pipelines import ranking_requests
 
@@ -13,7 +15,8 @@ def event(minute: float, kind: str, item: str, **more: Any) -> dict[str, Any]:
     """One event of user ann's visit s1."""
     known = {"user_id": "ann", "session_id": "s1", "surface": None, "position": None, "request_id": None}
     when = START + pd.Timedelta(minutes=minute)
-    return known | {"region": "DE", "item_id": item, "event": kind, "event_time": when} | more
+    known |= {"region": "DE", "value": np.nan, "quantity": np.nan}
+    return known | {"item_id": item, "event": kind, "event_time": when} | more
 
 
 def shown(minute: float, *items: str, request: str = "r1") -> list[dict[str, Any]]:
@@ -30,6 +33,10 @@ def table(*events: dict[str, Any]) -> pd.DataFrame:
 def labels(judged: ranking_requests.Judged) -> dict[str, tuple[int, int, int]]:
     rows = judged.rows[["item_id", "click", "cart", "purchase"]]
     return {item: (int(a), int(b), int(c)) for item, a, b, c in rows.itertuples(index=False)}
+
+
+def amounts(judged: ranking_requests.Judged) -> dict[str, float]:
+    return judged.rows.set_index("item_id")["amount"].to_dict()
 
 
 def lists(*events: dict[str, Any]) -> ranking_requests.Judged:
@@ -51,6 +58,27 @@ def test_what_was_shown_is_labelled_by_what_followed() -> None:
     assert judged.rows["position"].tolist() == [0, 1, 2]
     assert judged.requests.loc[0, ["user_id", "region", "surface"]].tolist() == ["ann", "DE", "home"]
     assert judged.shown
+
+
+def test_an_amount_is_what_purchases_after_the_request_brought_in() -> None:
+    paid = [
+        event(2, "purchase", "rug", value=10.0, quantity=2),
+        event(9, "purchase", "rug", value=5.0),  # one piece
+        event(3, "add_to_cart", "lamp", value=99.0, quantity=1),
+        event(4, "purchase", "mug"),  # for a price that nobody noted
+    ]
+    clicks = [event(1, "click", item, request_id="r1") for item in ("rug", "lamp", "mug")]
+    early, late = (event(minute, "purchase", "rug", value=700.0, quantity=1) for minute in (-5, 24 * 60 + 1))
+    asked = shown(0, "rug", "lamp", "mug")
+    for judged in (lists(*asked, early, *clicks, *paid, late), ranking_requests.judge(table(*clicks, *paid))):
+        assert amounts(judged) == {"rug": 25, "lamp": 0, "mug": 0}
+
+
+@pytest.mark.parametrize(("value", "quantity"), [(np.nan, 2), (-4.0, 1), (4.0, -1), (0.0, 3), (np.inf, 1)])
+def test_what_is_no_price_is_an_unknown_one(value: float, quantity: int) -> None:
+    judged = ranking_requests.judge(table(event(0, "purchase", "mug", value=value, quantity=quantity)))
+    assert labels(judged) == {"mug": (1, 1, 1)}
+    assert amounts(judged) == {"mug": 0}
 
 
 def test_what_came_before_or_a_day_later_does_not_count() -> None:

@@ -28,7 +28,10 @@ def test_a_retrieval_request_arrives_as_it_was(
     assert RetrievalRequest.from_tensors(received(message)) == request
 
 
-@given(st.lists(st.tuples(text, st.floats(-1, 1, width=32)), max_size=20), st.sampled_from([{}, {"click": 2.0}]))
+@given(
+    st.lists(st.tuples(text, st.floats(-1, 1, width=32)), max_size=20),
+    st.sampled_from([{}, {"click": 2.0}, {"revenue": 1.0}]),
+)
 def test_a_ranking_request_arrives_as_it_was(items: list[tuple[str, float]], blend: dict[str, float]) -> None:
     ids, scores = [i for i, _ in items], [s for _, s in items]
     request = RankingRequest(ids, scores, user_id="u", surface="cart", last_item="i9", blend=blend)
@@ -50,8 +53,8 @@ def test_responses_arrive_as_they_were() -> None:
     assert found.item_ids.tolist() == ["é", "i2"]
     assert found.evidence.tolist() == ["", "i2"]
     assert (found.profile, found.release, found.timings) == (profile, "r1", {"tower": 1.5})
-    ranked = inference.response_message(RankingResponse(scores, scores, scores, scores, "r1"), "ranking")
-    assert RankingResponse.from_tensors(*inference.read_response(ranked)).cart.tolist() == [0.5, 0.25]
+    ranked = inference.response_message(RankingResponse(scores, scores, scores, scores, 2 * scores, "r1"), "ranking")
+    assert RankingResponse.from_tensors(*inference.read_response(ranked)).revenue.tolist() == [1.0, 0.5]
 
 
 def test_a_request_without_a_tensor_is_named() -> None:

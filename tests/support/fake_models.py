@@ -4,6 +4,7 @@ The towers hash ids to fixed random directions: an item is its id plus its categ
 history. So who bought something gets it back first, and items of one category are neighbours.
 """
 
+import dataclasses
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def save_towers(folder: Path, user: Any, item: Any) -> None:
 
 
 def write_ranker(folder: Path) -> None:
-    """SavedModel `model`: click follows the first feature's size, and "Toys" sell best."""
+    """SavedModel `model`: click follows the features' size, and "Toys" sell best and bring in least."""
     import tensorflow as tf
 
     def rank(**inputs: Any) -> dict[str, Any]:
@@ -84,7 +85,8 @@ def write_ranker(folder: Path) -> None:
         text = tf.strings.length(inputs["brand"]) + tf.strings.length(inputs["region"])
         text += tf.strings.length(inputs["surface"])
         click = tf.sigmoid(0.1 * size + 1e-9 * tf.cast(text, tf.float32))
-        return {"click": click, "cart": 0.1 * click, "purchase": 0.01 + 0.5 * toys}
+        revenue = 0.02 - 0.015 * toys
+        return {"click": click, "cart": 0.1 * click, "purchase": 0.01 + 0.5 * toys, "revenue": revenue}
 
     spec = {name: tf.TensorSpec([None], tf.string, name) for name in ("category", "brand", "region", "surface")}
     spec["numeric"] = tf.TensorSpec([None, len(transforms.RANKING_FEATURES)], tf.float32, "numeric")
@@ -118,8 +120,9 @@ def ranker(settings: Settings, run: str, day: date, retrieval_version: str) -> a
         write_ranker(draft.path)
         NOBODY.save(draft.path)
         draft.meta.update(
-            features=list(transforms.RANKING_FEATURES), heads=["click", "cart", "purchase"],
-            blend={"click": 1.0, "cart": 2.0, "purchase": 4.0}, together="ease",
+            features=list(transforms.RANKING_FEATURES), heads=["click", "cart", "purchase", "revenue"],
+            blend={"click": 1.0, "cart": 2.0, "purchase": 4.0, "revenue": 0.0}, together="ease",
+            amount={"purchases": 1, "mean": 10.0, "limit": 40.0},
         )  # fmt: skip
     return draft.finished
 
@@ -137,8 +140,10 @@ def untaught_ranker(settings: Settings, run: str, day: date, retrieval_version: 
     told = {"category": CATEGORIES, "brand": [f"b{n}" for n in range(7)], "region": ["France"], "surface": ["home"]}
     words = real.Words(real.vocabulary({name: np.array(known, object) for name, known in told.items()}, floor=1))
     slots = real.Slots.learn(np.array([0, 1], np.int32), np.array([1, 0], np.float32))
-    column = transforms.RANKING_FEATURES.index("retrieval_score")
-    model = real.Ranker(shape, scaling, words, slots, real.Start(column, slope=2.0, shift=-1.0, usual=0.0))
+    score, price = (transforms.RANKING_FEATURES.index(name) for name in ("retrieval_score", "item_price"))
+    click, amount = real.Start(score, slope=2.0, shift=-1.0, usual=0.0), real.Start(price, 0.5, -1.0, usual=0.0)
+    amounts = real.Amounts(1, mean=10.0, limit=40.0)
+    model = real.Ranker(shape, scaling, words, slots, click, amount, amounts)
     model({"numeric": tf.zeros([1, features]), "words": tf.zeros([1, 5], tf.int32)})
     for weight in model.trainable_variables:
         weight.assign(rng.normal(0, 0.1, weight.shape))
@@ -150,7 +155,10 @@ def untaught_ranker(settings: Settings, run: str, day: date, retrieval_version: 
         calibration = np.tile([1.0, 0.0], (len(real.HEADS), 1))
         real.Served(model, calibration).save(draft.path / "model", features)
         Neighbours(np.array(ids), dict.fromkeys(RELATIONS, links)).save(draft.path)
-        draft.meta.update(features=list(transforms.RANKING_FEATURES), heads=list(real.HEADS), blend=dict(real.BLEND))
+        draft.meta.update(
+            features=list(transforms.RANKING_FEATURES), heads=list(real.HEADS), blend=dict(real.BLEND),
+            amount=dataclasses.asdict(amounts),
+        )  # fmt: skip
     return draft.finished
 
 

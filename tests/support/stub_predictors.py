@@ -149,7 +149,7 @@ class Stub:
 
     def rank(self, ask: RankingRequest) -> RankingResponse:
         scores = np.asarray(ask.retrieval_scores, np.float32)
-        return RankingResponse(scores, scores, scores, scores, self.release)
+        return RankingResponse(scores, scores, scores, scores, scores, self.release)
 
     def ready(self, message: Any, context: grpc.ServicerContext) -> Any:
         return messages.ModelReadyResponse(ready=self.behaviour != "never_ready")

@@ -147,7 +147,7 @@ def retrieved(request: RetrievalRequest) -> RetrievalResponse:
 def scored(request: RankingRequest) -> RankingResponse:
     """The ranker turns retrieval's order round: i0 is the best."""
     scores = np.array([1 - int(item[1:]) / 100 for item in request.item_ids], np.float32)
-    return RankingResponse(scores, scores, scores, scores, timings={"forward": 3.0})
+    return RankingResponse(scores, scores, scores, scores, scores, timings={"forward": 3.0})
 
 
 @dataclass

@@ -177,7 +177,7 @@ async def test_a_predictor_that_talks_nonsense_is_a_fall_not_an_error(world: Any
 async def test_scores_that_are_no_numbers_are_a_fall_not_an_order(world: Any) -> None:
     def broken(request: Any) -> Any:
         scores = np.full(len(request.item_ids), np.nan, np.float32)
-        return inference.RankingResponse(scores, scores, scores, scores)
+        return inference.RankingResponse(scores, scores, scores, scores, scores)
 
     world.ranking.answer = broken
     page = await world.page(user_id="ann", count=2)

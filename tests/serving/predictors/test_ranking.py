@@ -1,7 +1,9 @@
 """What the ranking engine answers; in process, against a real Redis."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import fake_release
 import numpy as np
@@ -41,8 +43,12 @@ def test_scores_are_the_blend_of_the_heads_in_the_order_of_the_request(engine: R
 
 
 def test_a_request_may_bring_its_own_weights(engine: Ranker) -> None:
-    found = engine.answer(RankingRequest(["i1", "i2"], [0.5, 0.4], blend={"purchase": 1.0}))
+    ask = RankingRequest(["i1", "i2"], [0.5, 0.4], blend={"purchase": 1.0})
+    found = engine.answer(ask)
     np.testing.assert_allclose(found.scores, found.purchase)
+    dearest = engine.answer(replace(ask, blend={"revenue": 1.0}))
+    np.testing.assert_allclose(dearest.scores, found.revenue)
+    assert np.argsort(-dearest.scores).tolist() == np.argsort(found.scores).tolist() == [0, 1], "toys bring in least"
 
 
 def test_unknown_items_and_strangers_are_scored(engine: Ranker) -> None:
@@ -84,8 +90,25 @@ def test_weights_of_the_settings_replace_those_of_the_release(
     )
     np.testing.assert_allclose(found.scores, found.click)
     wrong = platform.model_copy(update={"predictors": Predictors(blend={"stars": 1.0})})
-    with pytest.raises(Permanent, match="blend must weigh some of click, cart, purchase"):
+    with pytest.raises(Permanent, match="blend must weigh some of click, cart, purchase, revenue"):
         ranking.open_engine(wrong, release, server.verified("ranking", release, releases))
+
+
+@pytest.mark.parametrize(
+    ("meta", "why"),
+    [
+        ({"features": ["item_price"]}, "trained on 1 features"),
+        ({"heads": ["click", "cart", "purchase"]}, "has the heads click, cart, purchase, this code serves"),
+    ],
+)
+def test_a_ranker_of_other_code_is_refused(
+    platform: Settings, release: Release, releases: Releases, meta: dict[str, Any], why: str
+) -> None:
+    opened = server.verified("ranking", release, releases)
+    manifest = opened["ranker"].manifest
+    other = replace(opened["ranker"], manifest=replace(manifest, meta={**manifest.meta, **meta}))
+    with pytest.raises(Permanent, match=why):
+        ranking.open_engine(platform, release, {**opened, "ranker": other})
 
 
 def opened_items(platform: Settings, release: Release, releases: Releases, interval: float = 300) -> items.Items:

@@ -136,7 +136,7 @@ def offline(shop: Settings, release: Release) -> ranking_examples.Examples:
     looked = {v.user_id: viewed(v.last_item) for v in VISITORS.values() if v.last_item}
     users = ranking_users.users_at(store.connect(shop), asked, Past(looked))
     chosen = pd.DataFrame({"request": range(len(asked)), "item_id": "i1", "position": -1})
-    judged = ranking_requests.Judged(asked, chosen.assign(**dict.fromkeys(ranker.HEADS, 1.0)), shown=False)
+    judged = ranking_requests.Judged(asked, chosen.assign(**dict.fromkeys(ranker.CHAIN, 1.0), amount=10.0), shown=False)
     plan = ranking_examples.Plan(candidates=CANDIDATES, negatives=0, allow_repeats=True, seed=1)
     return ranking_examples.build(judged, users, shelf, towers, fake_models.HISTORY_LENGTH, plan)
 
