@@ -83,8 +83,12 @@ class Shape:
 
 @dataclass(frozen=True)
 class Scaling:
-    """What normalisation learnt: mean and inverse deviation [F], quantile edges [F, pieces + 1]."""
+    """What normalisation learnt of the K numbers that vary: columns, mean, scale [K], quantile edges [K, pieces + 1].
 
+    A shop without carts has nothing to learn from counts of carts, and nothing to compute.
+    """
+
+    columns: NDArray[np.int32]
     mean: NDArray[np.float32]
     scale: NDArray[np.float32]
     edges: NDArray[np.float32]
@@ -92,11 +96,11 @@ class Scaling:
     @staticmethod
     def learn(numeric: NDArray[np.float32], pieces: int) -> "Scaling":
         """From rows [n, F] of training; a sample of 50,000 of them is enough for quantiles."""
-        sample = numeric[:: max(len(numeric) // 50_000, 1)]
-        edges = np.quantile(sample, np.linspace(0, 1, pieces + 1), axis=0).T
-        deviation = numeric.std(0)
-        scale = np.where(deviation > SMALLEST, 1.0 / np.maximum(deviation, SMALLEST), 0.0)
-        return Scaling(numeric.mean(0), scale.astype(np.float32), edges.astype(np.float32))
+        columns = np.flatnonzero(numeric.max(0) > numeric.min(0))
+        varying = numeric[:, columns]
+        edges = np.quantile(varying[:: max(len(varying) // 50_000, 1)], np.linspace(0, 1, pieces + 1), axis=0).T
+        scale = 1.0 / np.maximum(varying.std(0), SMALLEST)
+        return Scaling(columns.astype(np.int32), varying.mean(0), scale.astype(np.float32), edges.astype(np.float32))
 
 
 @dataclass(frozen=True)
@@ -190,18 +194,21 @@ class Start:
 
 
 class Numbers(keras.layers.Layer):  # type: ignore[misc]
-    """Numbers [n, F] → standardised [n, F], cut at ±4, and their quantile pieces [n, F * pieces] in 0..1."""
+    """Numbers [n, F] → what varies, standardised and cut at ±4 [n, K], and in quantile pieces [n, K * pieces]."""
 
     def __init__(self, scaling: Scaling) -> None:
         super().__init__(name="numbers")
+        self._columns, self._pieces = tf.constant(scaling.columns), scaling.edges.shape[1] - 1
         self._mean, self._scale = tf.constant(scaling.mean), tf.constant(scaling.scale)
-        self._low, self._high = tf.constant(scaling.edges[:, :-1]), tf.constant(scaling.edges[:, 1:])
+        # An edge that is its own neighbour makes a step, 1 above the value.
+        width = np.maximum(np.diff(scaling.edges), SMALLEST).ravel()
+        self._low, self._slope = tf.constant(scaling.edges[:, :-1].ravel()), tf.constant(1.0 / width)
 
     def call(self, numeric: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        normal = tf.clip_by_value((numeric - self._mean) * self._scale, -4.0, 4.0)
-        width = tf.maximum(self._high - self._low, SMALLEST)  # of no width: a step, 1 above the value
-        pieces = tf.clip_by_value((numeric[:, :, None] - self._low) / width, 0.0, 1.0)
-        return normal, tf.reshape(pieces, [-1, self._low.shape[0] * self._low.shape[1]])
+        varying = tf.gather(numeric, self._columns, axis=1)
+        normal = tf.clip_by_value((varying - self._mean) * self._scale, -4.0, 4.0)
+        pieces = (tf.repeat(varying, self._pieces, axis=1) - self._low) * self._slope
+        return normal, tf.clip_by_value(pieces, 0.0, 1.0)
 
 
 class Line(keras.layers.Layer):  # type: ignore[misc]

@@ -18,6 +18,7 @@ from models import history, vocabulary
 from models.vocabulary import FIRST
 
 LONG = 1_000.0  # days, or events: a half-life that does not count
+SHORT = 16.0  # events that a history has which is not short
 Tensors = Mapping[str, tf.Tensor]
 
 
@@ -32,6 +33,7 @@ class Shape:
         scales: of the pooling, where they start: half-lives in days and in events.
         id_dropout: share of items per step that must do without their id embedding.
         history_dropout: share of history events hidden per step; a fourteenth of the visitors lose all of it.
+        short_histories: share of visitors per step who keep their newest 1 to 15 events instead.
     """
 
     dim: int = 128
@@ -53,6 +55,7 @@ class Shape:
     dropout: float = 0.1
     id_dropout: float = 0.1
     history_dropout: float = 0.2
+    short_histories: float = 0.0
     initial_scale: float = 12.0
 
 
@@ -190,10 +193,15 @@ class UserTower(keras.layers.Layer):  # type: ignore[misc]
         return unit(query + narrow(wide(unit(query))))
 
     def _hide(self, mask: tf.Tensor) -> tf.Tensor:
-        """History dropout; some visitors become new ones, so that the towers know what to do with those."""
+        """History dropout; some visitors become new ones, and some keep a few events alone, so that the towers know
+        what to do with those."""
+        visitors = [tf.shape(mask)[0], 1]
         kept = tf.random.uniform(tf.shape(mask)) >= self._shape.history_dropout
-        known = tf.random.uniform([tf.shape(mask)[0], 1]) >= self._shape.history_dropout / 14.0
-        return mask & kept & known
+        known = tf.random.uniform(visitors) >= self._shape.history_dropout / 14.0
+        short = tf.random.uniform(visitors) < self._shape.short_histories
+        length = tf.floor(tf.exp(tf.random.uniform(visitors) * math.log(SHORT)))
+        newest = tf.range(tf.shape(mask)[1], dtype=tf.float32)[None] < length
+        return mask & tf.where(short, newest, kept & known)
 
     def _facts(self, request: Tensors, mask: tf.Tensor, training: bool) -> tf.Tensor:
         """Who asks and when, and how much of a history there is: [batch, f]."""

@@ -32,6 +32,8 @@ from recsys.errors import BadData
 from recsys.settings import Settings
 
 FULL_SOFTMAX = 20_000  # items up to which every item competes in every step
+FEW_STAY_SHORT = 0.05  # of the visitors
+CUT_SHORT = 0.3  # of them per step, in such a shop
 FEWEST_WATCHED = 200  # examples; the loss on fewer is noise, and says nothing about when to stop
 SHOWN = {"cross_entropy": "loss", "val_cross_entropy": "val_loss", "val_recall_100": "val_recall@100"}
 Report = Callable[[int, Mapping[str, float]], None]
@@ -53,6 +55,13 @@ class Params(stage.ReuseParams):
     )
     layers: int = Field(1, ge=0, le=8, description="Transformer blocks over the history")
     history_dropout: float = Field(0.2, ge=0, lt=1, description="share of history events hidden in training")
+    short_histories: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="share of visitors per step who keep their newest 1 to 15 events in training; default: 0.3 where "
+        "hardly anybody's history stays that short, none elsewhere",
+    )
     id_dropout: float = Field(0.1, ge=0, lt=1, description="share of items per step that go without their id")
     dropout: float = Field(0.1, ge=0, lt=1, description="share of a user tower's inner values hidden in training")
     fade: float = Field(
@@ -73,6 +82,7 @@ class Recipe:
         horizon: days in which the weight of a target halves.
         fade: events in which it halves besides.
         repeats: whether what a visitor had before may be a target.
+        short_histories: share of visitors per step whose history is cut to a few events.
     """
 
     epochs: int
@@ -85,6 +95,7 @@ class Recipe:
     horizon: float
     fade: float
     repeats: bool
+    short_histories: float
 
 
 def settle(params: Params, counted: corpus.Census, cutoff: datetime, repeats: bool) -> Recipe:
@@ -94,7 +105,8 @@ def settle(params: Params, counted: corpus.Census, cutoff: datetime, repeats: bo
     about 1.4 million events in all, so that training time stays level, and fewer where a larger batch learns at a
     larger rate, within 2 to 8. Statistics are looked up about weekly, each moment shared by enough events to fill
     batches. Targets count half after a twenty-fourth of the span, which is half of what the holdout asks about; a
-    visit is cut no more seldom than targets count half.
+    visit is cut no more seldom than targets count half. Histories are cut short where few visitors have short ones: a
+    short history is then a beginning, and says what people begin with rather than what follows these events.
     """
     items, events = len(counted.words.items), counted.events
     days = (cutoff.timestamp() - counted.first_time) / transforms.SECONDS_PER_DAY
@@ -105,6 +117,8 @@ def settle(params: Params, counted: corpus.Census, cutoff: datetime, repeats: bo
     weekly = int(np.clip(days // 7, 1, 52))
     moments = params.moments if params.moments is not None else min(weekly, events // 2_000)
     horizon = float(np.clip(days / 24, 1, 14))
+    stay_short = np.mean(np.diff(counted.seen.indptr) < towers.SHORT)
+    short = CUT_SHORT if stay_short < FEW_STAY_SHORT else 0.0
     return Recipe(
         epochs=epochs,
         batch=batch,
@@ -116,6 +130,7 @@ def settle(params: Params, counted: corpus.Census, cutoff: datetime, repeats: bo
         horizon=horizon,
         fade=params.fade,
         repeats=repeats,
+        short_histories=params.short_histories if params.short_histories is not None else short,
     )
 
 
@@ -207,6 +222,7 @@ def train(
         history_length=params.history_length,
         layers=params.layers,
         history_dropout=params.history_dropout,
+        short_histories=recipe.short_histories,
         id_dropout=params.id_dropout,
         dropout=params.dropout,
     )

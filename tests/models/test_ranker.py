@@ -125,6 +125,23 @@ def test_an_average_place_has_no_bias_and_the_first_is_worth_most() -> None:
     assert bias[:2].mean() == pytest.approx(0, abs=1e-6)
 
 
+def test_numbers_become_steps_of_their_quantiles_and_what_never_varied_is_not_looked_at() -> None:
+    numeric = np.array([[0.0, 7.0, 1.0], [1.0, 7.0, 1.0], [2.0, 7.0, 1.0], [4.0, 7.0, 5.0]], np.float32)
+    scaling = ranker.Scaling.learn(numeric, 2)
+    assert scaling.columns.tolist() == [0, 2]
+    normal, pieces = ranker.Numbers(scaling)(tf.constant([[0.75, -1e9, 2.0], [9.0, 1e9, 1.0]]))
+    # Quantiles of the first: 0, 1.5, 4. Of the second: 1, 1, 5; its first piece has no width.
+    np.testing.assert_allclose(pieces, [[0.5, 0.0, 1.0, 0.25], [1.0, 1.0, 0.0, 0.0]], atol=1e-6)
+    assert normal.shape == (2, 2)
+    assert normal[1, 0] == 4.0
+
+
+def test_rows_that_are_all_alike_say_nothing() -> None:
+    scaling = ranker.Scaling.learn(np.ones((5, FEATURES), np.float32), 4)
+    normal, pieces = ranker.Numbers(scaling)(tf.ones([3, FEATURES]))
+    assert (normal.shape, pieces.shape) == ((3, 0), (3, 0))
+
+
 def test_places_seldom_looked_at_make_a_label_count_for_more() -> None:
     position = np.array([0] * 1000 + [1] * 1000 + [2] * 1000, np.int32)
     clicked = np.zeros(3000, np.float32)

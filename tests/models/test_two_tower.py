@@ -43,6 +43,18 @@ def test_a_hidden_event_does_not_make_the_older_ones_older() -> None:
     assert pooled((1e9, 1.0), [0.0], [False]) == [0.0]
 
 
+def test_short_histories_are_the_newest_events_of_any_number() -> None:
+    tf.random.set_seed(1)
+    sizes = {"events": 3, "regions": 3, "age_groups": 3, "parts": 3}
+    tower = towers.UserTower(towers.Shape(history_dropout=0.0, short_histories=0.5), sizes)
+    hidden = tower._hide(tf.ones([20_000, 100], tf.bool)).numpy()
+    length = hidden.sum(axis=1)
+    assert (np.diff(hidden.astype(int), axis=1) <= 0).all(), "what is kept is the newest"
+    assert set(length) == {*range(1, 16), 100}
+    assert np.mean(length < 100) == pytest.approx(0.5, abs=0.01)
+    assert np.mean(length == 1) == pytest.approx(0.5 / 4, abs=0.01), "each doubling is as likely"
+
+
 def plain_loss(
     logits: tf.Tensor, columns: list[list[int]], absent: list[bool], weights: list[list[float]], importance: list[float]
 ) -> tf.Tensor:

@@ -235,7 +235,8 @@ def test_two_workers_learn_what_one_process_does(
 ) -> None:
     monkeypatch.setattr(train_retrieval, "FEWEST_WATCHED", 1)
     # Odd batches, which two workers cannot halve; what is dropped at random would not be the same.
-    options = {"epochs": 2, "batch_size": 63, "layers": 0, "history_dropout": 0, "id_dropout": 0, "dropout": 0}
+    without_chance = dict.fromkeys(("history_dropout", "short_histories", "id_dropout", "dropout"), 0)
+    options = {"epochs": 2, "batch_size": 63, "layers": 0, **without_chance}
     alone = train(world.settings, RunId("alone"), **options)
     chief, other = pair(RunId("together"), **options)
     together = json.loads(chief)
