@@ -136,7 +136,8 @@ def untaught_ranker(settings: Settings, run: str, day: date, retrieval_version: 
     rng = np.random.default_rng(3)
     features, shape = len(transforms.RANKING_FEATURES), real.Shape()
     edges = np.tile(np.linspace(-2, 10, shape.pieces + 1, dtype=np.float32), (features, 1))
-    scaling = real.Scaling(np.zeros(features, np.float32), np.full(features, 0.3, np.float32), edges)
+    columns = np.arange(features, dtype=np.int32)
+    scaling = real.Scaling(columns, np.zeros(features, np.float32), np.full(features, 0.3, np.float32), edges)
     told = {"category": CATEGORIES, "brand": [f"b{n}" for n in range(7)], "region": ["France"], "surface": ["home"]}
     words = real.Words(real.vocabulary({name: np.array(known, object) for name, known in told.items()}, floor=1))
     slots = real.Slots.learn(np.array([0, 1], np.int32), np.array([1, 0], np.float32))
