@@ -66,7 +66,7 @@ REUSE = "{{ params.reuse }}"
 with DAG(
     dag_id="daily",
     description="ingest, train, evaluate and deploy a day's release",
-    schedule="30 2 * * *",
+    schedule=tasks.at("30 2 * * *"),
     catchup=False,
     max_active_runs=1,
     params=PARAMS,

@@ -12,7 +12,7 @@ arrived. New events renew an asset on which the **trending** DAG is scheduled.
 with DAG(
     dag_id="intraday",
     description="publish today's events from the event bus",
-    schedule="*/30 * * * *",
+    schedule=tasks.at("*/30 * * * *"),
     catchup=False,
     max_active_runs=1,
     user_defined_macros=tasks.MACROS,

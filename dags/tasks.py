@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import Asset
+from airflow.sdk import Asset, CronTriggerTimetable
 
 from dags import operators
 
@@ -19,6 +19,16 @@ INTRADAY_EVENTS = Asset("recsys://lake/events/intraday")
 TRENDING = Asset("recsys://lake/trending")
 FEATURES = Asset("recsys://lake/features")
 RELEASE = Asset("recsys://releases/live")
+
+
+def at(cron: str) -> CronTriggerTimetable:
+    """A schedule in UTC that begins with the next moment.
+
+    Airflow would begin with the last one where that is recent: a platform that has just started would run for a day of
+    which it has no data, and whoever asks for a run would wait.
+    """
+    return CronTriggerTimetable(cron, timezone="UTC", run_immediately=timedelta(0))
+
 
 # A person who reads a failed task at night sees what was tried: twice more, for what may pass by itself.
 RETRIES: dict[str, Any] = {

@@ -8,6 +8,8 @@ from types import SimpleNamespace
 import jinja2
 import pytest
 from airflow.dag_processing.dagbag import DagBag
+from airflow.timetables import trigger
+from airflow.timetables.base import TimeRestriction
 
 from dags import operators, tasks
 
@@ -81,3 +83,20 @@ def test_trending_waits_for_events_published_during_the_day(bag: DagBag) -> None
     (outlet,) = bag.dags["intraday"].task_dict["quality"].outlets
     assert outlet.uri == tasks.INTRADAY_EVENTS.uri
     assert bag.dags["trending"].schedule == [tasks.INTRADAY_EVENTS]
+
+
+@pytest.mark.parametrize(("dag_id", "begins"), [("daily", (7, 2, 30)), ("intraday", (6, 3, 0))])
+def test_a_platform_that_has_just_started_waits_for_the_next_moment(
+    bag: DagBag, monkeypatch: pytest.MonkeyPatch, dag_id: str, begins: tuple[int, int, int]
+) -> None:
+    schedule = bag.dags[dag_id].schedule
+    monkeypatch.setattr(trigger, "utcnow", lambda: datetime(2026, 3, 6, 2, 31, tzinfo=UTC))
+    served = trigger.CronTriggerTimetable(
+        schedule.expression, timezone=schedule.timezone, run_immediately=schedule.run_immediately
+    )
+    first = served.next_dagrun_info(
+        last_automated_data_interval=None, restriction=TimeRestriction(earliest=None, latest=None, catchup=False)
+    )
+    assert first is not None
+    day, hour, minute = begins
+    assert first.run_after == datetime(2026, 3, day, hour, minute, tzinfo=UTC)
