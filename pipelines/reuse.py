@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -33,8 +33,8 @@ class Touched:
         facts: whatever else the result depends on, as JSON.
     """
 
-    reads: Iterable[Path] = ()
-    writes: Iterable[Path] = ()
+    reads: Collection[Path] = ()
+    writes: Collection[Path] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def digest(self) -> str:
@@ -49,8 +49,8 @@ class Record:
 
     path: Path
 
-    def result(self, touched: Touched) -> dict[str, Any] | None:
-        """The last result, if it would come out the same again."""
+    def result(self, digest: str) -> dict[str, Any] | None:
+        """The last result, if it was made from what has this digest."""
         try:
             kept = json.loads(self.path.read_text())
         except FileNotFoundError:
@@ -58,14 +58,14 @@ class Record:
         except ValueError as error:
             log.warning("%s is torn (%s); everything is made anew, and the file with it", self.path, error)
             return None
-        found: dict[str, Any] | None = kept["result"] if kept["digest"] == touched.digest() else None
+        found: dict[str, Any] | None = kept["result"] if kept["digest"] == digest else None
         return found
 
-    def keep(self, touched: Touched, result: Mapping[str, Any]) -> None:
+    def keep(self, digest: str, result: Mapping[str, Any]) -> None:
         """Remember a result; call it when everything is published."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         work = self.path.with_name(f".{self.path.name}.tmp")
-        work.write_text(json.dumps({"digest": touched.digest(), "result": result}, default=str))
+        work.write_text(json.dumps({"digest": digest, "result": result}, default=str))
         work.replace(self.path)
 
 

@@ -124,7 +124,9 @@ def _made(module: Any, stage: str, params: Params, settings: Settings) -> Result
     if not isinstance(params, ReuseParams):
         return module.main(params, settings)  # type: ignore[no-any-return]
     record = reuse.Record(datasets.lake(settings).record(stage, params.day))
-    kept = record.result(module.touches(params, settings)) if params.reuse else None
+    touched: reuse.Touched = module.touches(params, settings)
+    digest = touched.digest()
+    kept = record.result(digest) if params.reuse else None
     if kept is not None and _stands(kept, settings):
         log.info("nothing that %s reads has changed since run %s: what that made stays", stage, kept["made_by"])
         if hasattr(module, "keep"):
@@ -134,7 +136,8 @@ def _made(module: Any, stage: str, params: Params, settings: Settings) -> Result
     if result is None:
         return None
     result |= {"made_by": params.run}
-    record.keep(module.touches(params, settings), result)
+    # What a stage of the data writes is part of the digest; what a training read may have been replaced meanwhile.
+    record.keep(module.touches(params, settings).digest() if touched.writes else digest, result)
     return result
 
 

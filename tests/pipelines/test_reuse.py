@@ -1,6 +1,7 @@
 """When a stage keeps what an earlier run made, and when it must not."""
 
 import json
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,25 @@ def test_the_ranker_is_kept_while_towers_and_data_stay(settings: Settings) -> No
     assert len({first, digest("a", towers="t2"), digest("b", seed=8), digest("c", listwise=1.0)}) == 4
     lake.write(datasets.feature_view("user_history"), DAY, pa.table({"n": [3]}))
     assert digest("third") != first
+
+
+def test_what_was_replaced_while_a_stage_read_it_is_read_anew(
+    settings: Settings, made: list[RunId], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake, tables = datasets.lake(settings), trending.main
+
+    def main(params: trending.Params, told: Settings) -> stage.Result:
+        result = tables(params, told)
+        if params.run == "first":
+            lake.write(datasets.EVENTS, DAY, pa.table({"n": [1, 2, 3]}))
+        return result
+
+    touches = trending.touches
+    monkeypatch.setattr(trending, "main", main)
+    monkeypatch.setattr(trending, "touches", lambda *told: replace(touches(*told), writes=()))
+    for name in ("first", "second", "third"):
+        run(name)
+    assert made == ["first", "second"]
 
 
 @pytest.mark.parametrize("other", [{"fingerprint": "f2"}, {"since_asked": "2026-03-01"}, {"source": "bus"}], ids=str)
