@@ -41,6 +41,7 @@ HEADS = (*CHAIN, "revenue")
 BLEND: Mapping[str, float] = {"click": 1.0, "cart": 3.0, "purchase": 4.0, "revenue": 0.0}
 STRINGS = ("category", "brand", "region", "surface")
 POSITIONS = 64  # slots with a bias of their own; later ones share the last
+PASS_ROWS = 8192
 SMALLEST = 1e-6
 LARGEST_LOG = 7.0  # of an expected amount, either way: a factor of 1,100
 USUAL = 0.99  # share of purchases whose amounts count as they are
@@ -427,9 +428,15 @@ class Scorer:
         return Scorer(module.signatures["serving_default"], module)
 
     def score(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
-        """[n] per head, from `transforms.ranking_inputs`: probabilities, and revenue in average purchases."""
-        found = self.signature(**{name: tf.constant(inputs[name]) for name in ("numeric", *STRINGS)})
-        return {head: found[head].numpy() for head in HEADS}
+        """[n] per head, from `transforms.ranking_inputs`: probabilities, and revenue in average purchases.
+
+        More than `PASS_ROWS` rows go through in blocks, which bounds the memory of a whole evaluation.
+        """
+        found = []
+        for start in range(0, max(1, len(inputs["numeric"])), PASS_ROWS):
+            block = {name: tf.constant(inputs[name][start : start + PASS_ROWS]) for name in ("numeric", *STRINGS)}
+            found.append(self.signature(**block))
+        return {head: np.concatenate([answer[head] for answer in found]) for head in HEADS}
 
 
 def blend(heads: Mapping[str, NDArray[np.floating[Any]]], weights: Mapping[str, float]) -> NDArray[np.float32]:

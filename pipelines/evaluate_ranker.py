@@ -235,7 +235,10 @@ def slices(ours: NDArray[Any], theirs: NDArray[Any], gains: Floats, test: Exampl
 
 
 def importance(scorer: ranker.Scorer, blend: Mapping[str, float], test: Examples, seed: int) -> dict[str, float]:
-    """What NDCG@10 loses when one feature is shuffled between the rows of a sample of requests (Breiman, 2001)."""
+    """What NDCG@10 loses when one feature is shuffled between the rows of a sample of requests (Breiman, 2001).
+
+    A feature that is the same in all rows can lose nothing and is not tried.
+    """
     rng = np.random.default_rng([seed, 3])
     # Long lists are thinned to what was chosen and some of the others: more requests for the same cost say more.
     kept = (test.labels[:, 0] > 0) | (rng.random(len(test)) < IMPORTANCE_LENGTH * len(test.time) / len(test))
@@ -245,11 +248,11 @@ def importance(scorer: ranker.Scorer, blend: Mapping[str, float], test: Examples
     gains = few.gains(blend)
     score = _quality(scorer, blend, few, gains)
     whole = score(few.numeric)
-    drops = {}
-    for column, name in enumerate(transforms.RANKING_FEATURES):
+    drops = dict.fromkeys(transforms.RANKING_FEATURES, 0.0)
+    for column in np.flatnonzero(np.ptp(few.numeric, axis=0)):
         shuffled = few.numeric.copy()
         shuffled[:, column] = rng.permutation(shuffled[:, column])
-        drops[name] = whole - score(shuffled)
+        drops[transforms.RANKING_FEATURES[column]] = whole - score(shuffled)
     return drops
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_repo import transforms
+from pipelines import streams
 
 VISIT_GAP = 1800.0  # seconds without an event that end a visit
 WORD = 4
@@ -233,7 +234,8 @@ def dataset(
         found = mixed.interleave(one, cycle_length=8, num_parallel_calls=1, deterministic=True).shuffle(64, seed=seed)
     if workers > 1:
         found = found.map(lambda rows: part(layout, rows, worker, workers), num_parallel_calls=1, deterministic=True)
-    return found.map(lambda rows: unpack(layout, rows), num_parallel_calls=1, deterministic=True).prefetch(4)
+    found = found.map(lambda rows: unpack(layout, rows), num_parallel_calls=1, deterministic=True)
+    return streams.steady(found.prefetch(4))
 
 
 def batches(folders: Sequence[Path], layout: Layout, batch: int) -> int:

@@ -22,6 +22,7 @@ from typing import Any
 
 from pipelines import datasets, stage
 from pipelines.datasets import RunId
+from recsys import typechecks
 from recsys.errors import BadData, Permanent, RecsysError, Retryable
 from recsys.settings import REPOSITORY, Settings
 
@@ -36,6 +37,7 @@ _MAX_TAG = 8000
 _MAX_BATCH = 100  # params or tags one request of MLflow may carry
 
 log = logging.getLogger(__name__)
+typechecks.skip()
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from pipelines import (
     reuse,
     split,
     stage,
+    streams,
     tracking,
 )
 from pipelines.baselines import EASE_ITEMS
@@ -253,13 +254,15 @@ def fit(
     model.compile(
         optimizer=keras.optimizers.AdamW(rate, weight_decay=params.weight_decay, global_clipnorm=1.0, jit_compile=False)
     )
-    streams = [
-        tf.data.Dataset.from_generator(_stream(part, model, batch, rng), output_signature=_signature())
+    batches = [
+        streams.steady(
+            tf.data.Dataset.from_generator(_stream(part, model, batch, rng), output_signature=_signature()).prefetch(4)
+        )
         for part, rng in ((train, np.random.default_rng([seed, 2])), (tail, None))
     ]
     model.fit(
-        streams[0].prefetch(4),
-        validation_data=streams[1].prefetch(4),
+        batches[0],
+        validation_data=batches[1],
         epochs=params.epochs,
         verbose=0,
         callbacks=[
