@@ -103,7 +103,7 @@ def untrained(inputs: dict[str, Any], folder: Path) -> Path:
     words = ranker.Words(ranker.vocabulary(strings, floor=1))
     scaling = ranker.Scaling.learn(inputs["numeric"], shape.pieces)
     model = ranker.Ranker(shape, scaling, words, slots, click, amount, ranker.Amounts(1, 1.0, 1.0))
-    calibration = np.tile([1.0, 0.0], (len(ranker.HEADS), 1))
+    calibration = np.tile([1.0, 0.0, 0.0], (len(ranker.HEADS), 1))
     ranker.Served(model, calibration).save(folder / "model", inputs["numeric"].shape[1])
     return folder
 

@@ -15,6 +15,10 @@ Before the first step the click logit is retrieval's score, brought to the odds 
 network learns what retrieval does not know, which few requests are enough to begin with. In the same way an amount is
 what such a price usually brings in, and the average purchase, for good, where no price is known.
 
+What is served is the network with boosted trees beside it (`models.forest`): in the logit of each head of the chain, a
+share of theirs, found with the calibration on requests that neither was fitted on. Trees are ahead where the rows are
+few and the evidence is in single numbers, the network where lists were shown; a share serves both.
+
 Position enters the click logit by a shallow tower of its own (Zhao et al., "Recommending what video to watch
 next", RecSys 2019) in training only: the served graph has no such input. In its place labels can be weighted by the
 inverse of how often a slot is looked at (Saito et al., "Unbiased recommender learning from missing-not-at-random
@@ -33,6 +37,7 @@ import tf_keras as keras
 from numpy.typing import NDArray
 
 from feature_repo import events
+from models import forest
 
 CHAIN = ("click", "cart", "purchase")
 HEADS = (*CHAIN, "revenue")
@@ -41,7 +46,7 @@ HEADS = (*CHAIN, "revenue")
 BLEND: Mapping[str, float] = {"click": 1.0, "cart": 3.0, "purchase": 4.0, "revenue": 0.0}
 STRINGS = ("category", "brand", "region", "surface")
 POSITIONS = 64  # slots with a bias of their own; later ones share the last
-PASS_ROWS = 8192
+PASS_ROWS = 4096
 SMALLEST = 1e-6
 LARGEST_LOG = 7.0  # of an expected amount, either way: a factor of 1,100
 USUAL = 0.99  # share of purchases whose amounts count as they are
@@ -178,7 +183,7 @@ class Start:
     def click(column: int, score: NDArray[Any], clicked: NDArray[Any], log_rate: NDArray[Any]) -> "Start":
         """From training rows [n]: the logistic regression of clicks on retrieval's score."""
         usual = float(score.mean())
-        slope, shift = _platt(score.astype(np.float64) - usual, clicked, -log_rate)
+        slope, _, shift = _platt(score.astype(np.float64) - usual, np.zeros(len(score)), clicked, -log_rate)
         return Start(column, float(slope), float(shift - slope * usual), usual)
 
     @staticmethod
@@ -393,17 +398,23 @@ def listwise_loss(scores: tf.Tensor, gains: tf.Tensor, group: tf.Tensor) -> tf.T
 
 
 class Served(tf.Module):  # type: ignore[misc]
-    """The graph that serving gets: strings and numbers in, calibrated probabilities and revenue out, no position."""
+    """The graph that serving gets: strings and numbers in, calibrated probabilities and revenue out, no position.
 
-    def __init__(self, model: Ranker, calibration: Floats) -> None:
+    Args:
+        calibration: [heads, 3] from `calibrate`.
+        trees: beside the network.
+    """
+
+    def __init__(self, model: Ranker, calibration: Floats, trees: forest.Forest = forest.NO_TREES) -> None:
         super().__init__()
-        self._model, self._words = model, model.words
-        self._slope = tf.constant(calibration[:, 0], tf.float32)
-        self._shift = tf.constant(calibration[:, 1], tf.float32)
+        self._model, self._words, self._trees = model, model.words, forest.Logit(trees)
+        self.amounts = model.amounts
+        self._slope, self._share, self._shift = tf.unstack(tf.constant(calibration, tf.float32), axis=1)
 
     def score(self, inputs: Tensors) -> dict[str, tf.Tensor]:
         outputs = self._model({"numeric": inputs["numeric"], "words": self._words(inputs)}, training=False)
-        found = answers(outputs * self._slope + self._shift)
+        beside = self._trees(inputs["numeric"])[:, None] * self._share
+        found = answers(outputs * self._slope + beside + self._shift)
         return {head: found[:, k] for k, head in enumerate(HEADS)}
 
     def save(self, folder: Path, features: int) -> None:
@@ -452,39 +463,44 @@ def blend(heads: Mapping[str, NDArray[np.floating[Any]]], weights: Mapping[str, 
     return np.asarray(sum(w * heads[head] for head, w in weights.items()) / total, np.float32)
 
 
-def calibrate(outputs: Floats, labels: Floats, amount: Floats, log_rate: Floats, fewest: int = 20) -> Floats:
-    """Slope and shift [heads, 2] that make the heads right on rows which training did not see.
+def calibrate(
+    outputs: Floats, trees: Floats, labels: Floats, amount: Floats, log_rate: Floats, fewest: int = 20
+) -> Floats:
+    """Slope, share of the trees, and shift [heads, 3] that make the heads right on rows which training did not see.
 
-    Platt scaling of each conditional logit on the rows where it counts: all rows for the first head, the rows
-    with the label before for the next. A head with fewer than `fewest` of either outcome stays as it is. The amount
-    has a shift alone, the log of what purchases brought in over what was expected, with `fewest` as expected on top.
+    Platt scaling of each conditional logit, with that of the trees beside it (stacking, Wolpert, 1992), on the rows
+    where it counts: all rows for the first head, the rows with the label before for the next. A head with fewer than
+    `fewest` of either outcome stays as it is. The amount has a shift alone, the log of what purchases brought in over
+    what was expected, with `fewest` as expected on top.
 
     Args:
-        outputs: [n, heads] of the model, without position. labels: [n, chain]. amount: [n] in average purchases.
-        log_rate: [n] of the sampling.
+        outputs: [n, heads] of the model, without position. trees: [n] their logit. labels: [n, chain].
+        amount: [n] in average purchases. log_rate: [n] of the sampling.
     """
-    found = np.tile([1.0, 0.0], (outputs.shape[1], 1))
+    found = np.tile([1.0, 0.0, 0.0], (outputs.shape[1], 1))
     for head in range(labels.shape[1]):
         rows = labels[:, head - 1] > 0 if head else np.ones(len(labels), bool)
         offset = -log_rate[rows] if head == 0 else np.zeros(int(rows.sum()))
         wins = labels[rows, head].sum()
         if min(wins, rows.sum() - wins) >= fewest:
-            found[head] = _platt(outputs[rows, head], labels[rows, head], offset)
+            found[head] = _platt(outputs[rows, head], trees[rows], labels[rows, head], offset)
     known = amount > 0
-    found[-1, 1] = np.log((amount[known].sum() + fewest) / (np.exp(outputs[known, -1]).sum() + fewest))
+    found[-1, -1] = np.log((amount[known].sum() + fewest) / (np.exp(outputs[known, -1]).sum() + fewest))
     return found
 
 
-def _platt(logits: Floats, labels: Floats, offset: Floats) -> Floats:
-    """Newton's method for labels ~ sigmoid(a * logit + b + offset), with a light pull towards a = 1, b = 0."""
-    design = np.column_stack([logits, np.ones(len(logits))])
-    start = found = np.array([1.0, 0.0])
+def _platt(logits: Floats, trees: Floats, labels: Floats, offset: Floats) -> Floats:
+    """Newton's method for labels ~ sigmoid(a * logit + s * trees + b + offset), with a light pull towards (1, 0, 0)."""
+    design = np.column_stack([logits, trees, np.ones(len(logits))])
+    start = found = np.array([1.0, 0.0, 0.0])
     for _ in range(50):
         p = 1 / (1 + np.exp(-np.clip(design @ found + offset, -30, 30)))
         gradient = design.T @ (p - labels) + found - start
-        curvature = (design * (p * (1 - p))[:, None]).T @ design + np.eye(2)
+        curvature = (design * (p * (1 - p))[:, None]).T @ design + np.eye(3)
         step = np.linalg.solve(curvature, gradient)
         found = found - np.clip(step, -1, 1)
         if np.abs(step).max() < 1e-8:
             break
-    return np.array([max(found[0], 0.05), found[1]])  # a slope of 0 or below would turn the order round
+    if found[1] < 0:  # what the network says more of than the trees: noise
+        return _platt(logits, np.zeros(len(trees)), labels, offset)
+    return np.array([max(found[0], 0.05), *found[1:]])  # a slope of 0 or below would turn the order round

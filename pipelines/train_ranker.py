@@ -22,11 +22,13 @@ from pydantic import Field
 from feature_repo import names, store, transforms
 from feature_repo.neighbours import Neighbours
 from models import artifact, ranker, two_tower
+from models.forest import Forest
 from pipelines import (
     datasets,
     holdout,
     item_neighbours,
     ranking_examples,
+    ranking_forest,
     ranking_metrics,
     ranking_plots,
     ranking_requests,
@@ -104,11 +106,14 @@ def main(params: Params, settings: Settings) -> stage.Result:
         ranking_examples.save(part, folder / "examples" / name)
     with tracking.stage_run(settings, params.run, "train_ranker", params.model_dump() | facts) as run:
         older, tail = train.tail()
+        trees = ranking_forest.fit(older, tail, settings.seed)
         model, history, listwise = best(older, tail, params, settings.seed)
         for epoch, figures in enumerate(history):
             run.metrics_at(epoch, figures)
-        made = _write(model, calibration(model, tail), params, settings, retrieval, neighbours, facts)
-        metrics = _measured(ranker.Scorer.load(made.path / "model"), tail) | {"listwise": listwise}
+        scaling = calibration(model, trees, tail)
+        made = _write(ranker.Served(model, scaling, trees), scaling, params, settings, retrieval, neighbours, facts)
+        metrics = _measured(ranker.Scorer.load(made.path / "model"), tail)
+        metrics |= {"listwise": listwise, "trees": float(len(trees.leaf)), "share_of_trees": float(scaling[0, 1])}
         ranking_plots.loss(folder / "plots" / "loss.png", history)
         run.artifacts(folder / "plots")
         run.metrics(metrics)
@@ -326,17 +331,17 @@ def outputs_of(model: ranker.Ranker, examples: Examples) -> NDArray[np.float64]:
     return np.concatenate(parts).astype(np.float64)
 
 
-def calibration(model: ranker.Ranker, tail: Examples) -> NDArray[np.float64]:
-    """Slope and shift [heads, 2] from the tail, to be folded into the graph."""
+def calibration(model: ranker.Ranker, trees: Forest, tail: Examples) -> NDArray[np.float64]:
+    """Slope, share of the trees, and shift [heads, 3] from the tail, to be folded into the graph."""
     seen = tail.labels, model.amounts.relative(tail.amount), tail.log_rate
     labels, amount, log_rate = (values.astype(np.float64) for values in seen)
-    found = ranker.calibrate(outputs_of(model, tail), labels, amount, log_rate)
-    log.info("calibration, slope and shift: %s", dict(zip(ranker.HEADS, found.round(3).tolist(), strict=True)))
+    found = ranker.calibrate(outputs_of(model, tail), ranking_forest.logits(trees, tail), labels, amount, log_rate)
+    log.info("calibration, slope, trees, shift: %s", dict(zip(ranker.HEADS, found.round(3).tolist(), strict=True)))
     return found
 
 
 def _write(
-    model: ranker.Ranker,
+    served: ranker.Served,
     scaling: NDArray[np.float64],
     params: Params,
     settings: Settings,
@@ -348,14 +353,14 @@ def _write(
     parents = {"retrieval": retrieval.manifest.version}
     folder = datasets.models_folder(settings)
     with artifact.draft(folder, kind="ranker", run=params.run, as_of=as_of, parents=parents) as draft:
-        ranker.Served(model, scaling).save(draft.path / "model", len(transforms.RANKING_FEATURES))
+        served.save(draft.path / "model", len(transforms.RANKING_FEATURES))
         neighbours.save(draft.path)
         draft.meta |= {
             "features": list(transforms.RANKING_FEATURES),
             "heads": list(ranker.HEADS),
             "blend": dict(ranker.BLEND),
             "calibration": dict(zip(ranker.HEADS, scaling.tolist(), strict=True)),
-            "amount": asdict(model.amounts),
+            "amount": asdict(served.amounts),
             **facts,
         }
     return draft.finished

@@ -12,7 +12,7 @@ from models import ranker
 FEATURES = 4
 ROWS = 12
 PRICE = ranker.Start(column=1, slope=0.5, shift=1.0, usual=4.0)
-UNCALIBRATED = np.tile([1.0, 0.0], (len(ranker.HEADS), 1))
+UNCALIBRATED = np.tile([1.0, 0.0, 0.0], (len(ranker.HEADS), 1))
 
 
 def rows(seed: int = 0, n: int = ROWS) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def small(seed: int = 1, debias: ranker.Debias = "tower") -> ranker.Ranker:
 
 
 def saved(folder: Path, model: ranker.Ranker) -> ranker.Scorer:
-    calibration = np.array([[1.0, 0.0], [0.9, 0.1], [1.1, -0.1], [1.0, 0.2]])
+    calibration = np.array([[1.0, 0.0, 0.0], [0.9, 0.0, 0.1], [1.1, 0.0, -0.1], [1.0, 0.0, 0.2]])
     ranker.Served(model, calibration).save(folder / "model", FEATURES)
     return ranker.Scorer.load(folder / "model")
 
@@ -297,19 +297,29 @@ def test_calibration_finds_slope_and_shift() -> None:
     click = (rng.random(20_000) < truth).astype(float)
     cart = click * (rng.random(20_000) < 1 / (1 + np.exp(-outputs[:, 1])))
     nothing = np.zeros(20_000)
-    found = ranker.calibrate(outputs, np.column_stack([click, cart, nothing]), nothing, nothing)
-    assert found[0] == pytest.approx([2.0, -1.0], abs=0.1)
-    assert found[1] == pytest.approx([1.0, 0.0], abs=0.1)
-    assert found[2:].tolist() == [[1.0, 0.0]] * 2  # nobody bought: nothing to learn from
+    found = ranker.calibrate(outputs, nothing, np.column_stack([click, cart, nothing]), nothing, nothing)
+    assert found[0] == pytest.approx([2.0, 0.0, -1.0], abs=0.1)
+    assert found[1] == pytest.approx([1.0, 0.0, 0.0], abs=0.1)
+    assert found[2:].tolist() == [[1.0, 0.0, 0.0]] * 2  # nobody bought: nothing to learn from
+
+
+@pytest.mark.parametrize("share", [0.7, -0.5])
+def test_calibration_gives_the_trees_the_share_that_they_earn_and_never_one_against_them(share: float) -> None:
+    rng = np.random.default_rng(5)
+    outputs, trees, nothing = rng.normal(size=(20_000, 4)), rng.normal(size=20_000), np.zeros(20_000)
+    truth = 1 / (1 + np.exp(-(outputs[:, 0] + share * trees)))
+    click = (rng.random(20_000) < truth).astype(float)
+    found = ranker.calibrate(outputs, trees, np.column_stack([click, nothing, nothing]), nothing, nothing)
+    assert found[0, 1] == pytest.approx(max(share, 0.0), abs=0.1)
 
 
 def test_calibration_brings_the_amounts_to_what_purchases_brought_in() -> None:
     outputs, labels = np.zeros((2_000, 4)), np.ones((2_000, 3))
     amount = np.tile([0.0, 1.0, 5.0, 6.0], 500)  # one of an unknown price, and others that bring in 4 on average
-    found = ranker.calibrate(outputs, labels, amount, np.zeros(2_000))
-    assert found[-1] == pytest.approx([1.0, np.log(4)], abs=0.02)
-    few = ranker.calibrate(outputs[:2], labels[:2], amount[:2] * 100, np.zeros(2))
-    assert few[-1, 1] == pytest.approx(np.log(120 / 21)), "one says little: twenty as expected stand beside it"
+    found = ranker.calibrate(outputs, np.zeros(2_000), labels, amount, np.zeros(2_000))
+    assert found[-1] == pytest.approx([1.0, 0.0, np.log(4)], abs=0.02)
+    few = ranker.calibrate(outputs[:2], np.zeros(2), labels[:2], amount[:2] * 100, np.zeros(2))
+    assert few[-1, 2] == pytest.approx(np.log(120 / 21)), "one says little: twenty as expected stand beside it"
 
 
 def test_blend_weighs_purchases_most_and_can_be_changed() -> None:

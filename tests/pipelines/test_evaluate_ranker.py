@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from feature_repo import transforms
-from models import ranker
+from models import forest, ranker
 from pipelines import (
     datasets,
     evaluate_ranker,
     ranking_examples,
+    ranking_forest,
     ranking_metrics,
     ranking_plots,
     tracking,
@@ -110,7 +111,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[ranker.Scorer, li
     options = train_ranker.Params(day="2026-01-01", run="r", epochs=6, batch=8, learning_rate=5e-3)
     model, curve = train_ranker.fit(older, tail, options, seed=3, listwise=0.3)
     folder = tmp_path_factory.mktemp("ranker") / "model"
-    ranker.Served(model, train_ranker.calibration(model, tail)).save(folder, len(transforms.RANKING_FEATURES))
+    trees = ranking_forest.fit(older, tail, seed=3)
+    served = ranker.Served(model, train_ranker.calibration(model, trees, tail), trees)
+    served.save(folder, len(transforms.RANKING_FEATURES))
     return ranker.Scorer.load(folder), curve
 
 
@@ -150,7 +153,7 @@ def test_without_prices_revenue_is_the_chance_of_a_purchase() -> None:
     model, _ = train_ranker.fit(older, tail, options, seed=3, listwise=0.3)
     found = train_ranker.outputs_of(model, tail)
     assert np.abs(found[:, -1]).max() == 0
-    assert train_ranker.calibration(model, tail)[-1].tolist() == [1.0, 0.0]
+    assert train_ranker.calibration(model, forest.NO_TREES, tail)[-1].tolist() == [1.0, 0.0, 0.0]
     probability = np.exp(np.cumsum(-np.logaddexp(0, -found[:, :-1]), axis=1))
     answers = dict(zip(ranker.HEADS, [*probability.T, probability[:, -1]], strict=True))
     figures, tenths = evaluate_ranker.revenue(answers, tail, model.amounts)

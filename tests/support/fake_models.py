@@ -153,7 +153,7 @@ def untaught_ranker(settings: Settings, run: str, day: date, retrieval_version: 
     parents, as_of = {"retrieval": retrieval_version}, datasets.end_of(day).isoformat()
     folder = datasets.models_folder(settings)
     with artifact.draft(folder, kind="ranker", run=run, as_of=as_of, parents=parents) as draft:
-        calibration = np.tile([1.0, 0.0], (len(real.HEADS), 1))
+        calibration = np.tile([1.0, 0.0, 0.0], (len(real.HEADS), 1))
         real.Served(model, calibration).save(draft.path / "model", features)
         Neighbours(np.array(ids), dict.fromkeys(RELATIONS, links)).save(draft.path)
         draft.meta.update(
