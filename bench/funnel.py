@@ -99,21 +99,21 @@ class Funnel:
         regions = users["region"] if "region" in users else pd.Series("", users.index)
         return Funnel(split, towers, shelf, regions.fillna(""), repeats, settings)
 
-    def learn(self, questions: list[Question], params: train_ranker.Params) -> ranker.Ranker:
+    def learn(self, questions: list[Question], params: train_ranker.Params) -> ranker.Scorer:
         """The ranker, from questions with answers, oldest first; of more than `params.max_requests` a sample."""
         rng = np.random.default_rng([self.settings.seed, 1])
         kept = np.sort(rng.permutation(len(questions))[: params.max_requests])
         examples = self.examples([questions[row] for row in kept], params.negatives)
         log.info("%d questions of %d, %d rows of examples", len(kept), len(questions), len(examples))
-        model, _, listwise = train_ranker.best(*examples.tail(), params, self.settings.seed)
-        log.info("ranking loss weighs %g", listwise)
-        return model
+        served, _, chosen = train_ranker.learn(*examples.tail(), params, self.settings.seed)
+        log.info("chosen: %s", chosen)
+        return ranker.Scorer(lambda **inputs: served.score(inputs), served)
 
-    def answer(self, questions: list[Question], model: ranker.Ranker) -> "Lists":
+    def answer(self, questions: list[Question], scorer: ranker.Scorer) -> "Lists":
         """Candidates of every question, scored."""
-        return Lists(*(np.concatenate(column) for column in zip(*self._answers(questions, model), strict=True)))
+        return Lists(*(np.concatenate(column) for column in zip(*self._answers(questions, scorer), strict=True)))
 
-    def _answers(self, questions: list[Question], model: ranker.Ranker) -> Iterator[tuple[NDArray[np.generic], ...]]:
+    def _answers(self, questions: list[Question], scorer: ranker.Scorer) -> Iterator[tuple[NDArray[np.generic], ...]]:
         for first in range(0, len(questions), AT_ONCE):
             part = questions[first : first + AT_ONCE]
             order = np.argsort([question.now for question in part], kind="stable")
@@ -121,7 +121,8 @@ class Funnel:
             row = first + order[examples.request]
             by_row = np.argsort(row, kind="stable")
             item = self.split.place.get_indexer(examples.item_id)
-            columns = row, item, examples.feature("retrieval_score"), train_ranker.scores(model, examples)
+            ranked = ranker.blend(scorer.score(examples.inputs()), ranker.BLEND)
+            columns = row, item, examples.feature("retrieval_score"), ranked
             yield tuple(column[by_row] for column in columns)
             log.info("%d of %d users asked about", first + len(part), len(questions))
 

@@ -109,8 +109,8 @@ def whole_funnel(split: protocol.Split, settings: Settings) -> Found:
         repeats = bool(stage.result_of(where, RUN, "features")["allow_repeats"])
         stands.append(Funnel.stand(part, lake, trained(part, lake, where), repeats, where))
     learning, answering = stands
-    model = learning.learn(taught(earlier), train_ranker.Params(day=earlier.day, run=RUN))
-    lists, count = answering.answer(asked(split), model), len(split.items)
+    scorer = learning.learn(taught(earlier), train_ranker.Params(day=earlier.day, run=RUN))
+    lists, count = answering.answer(asked(split), scorer), len(split.items)
     return {
         "funnel": lambda rows: lists.scores(rows, count, "ranked"),
         "retrieval": lambda rows: lists.scores(rows, count, "retrieval"),

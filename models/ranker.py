@@ -408,7 +408,7 @@ class Served(tf.Module):  # type: ignore[misc]
     def __init__(self, model: Ranker, calibration: Floats, trees: forest.Forest = forest.NO_TREES) -> None:
         super().__init__()
         self._model, self._words, self._trees = model, model.words, forest.Logit(trees)
-        self.amounts = model.amounts
+        self.amounts, self.calibration = model.amounts, calibration
         self._slope, self._share, self._shift = tf.unstack(tf.constant(calibration, tf.float32), axis=1)
 
     def score(self, inputs: Tensors) -> dict[str, tf.Tensor]:

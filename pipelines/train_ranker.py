@@ -106,14 +106,11 @@ def main(params: Params, settings: Settings) -> stage.Result:
         ranking_examples.save(part, folder / "examples" / name)
     with tracking.stage_run(settings, params.run, "train_ranker", params.model_dump() | facts) as run:
         older, tail = train.tail()
-        trees = ranking_forest.fit(older, tail, settings.seed)
-        model, history, listwise = best(older, tail, params, settings.seed)
+        served, history, chosen = learn(older, tail, params, settings.seed)
         for epoch, figures in enumerate(history):
             run.metrics_at(epoch, figures)
-        scaling = calibration(model, trees, tail)
-        made = _write(ranker.Served(model, scaling, trees), scaling, params, settings, retrieval, neighbours, facts)
-        metrics = _measured(ranker.Scorer.load(made.path / "model"), tail)
-        metrics |= {"listwise": listwise, "trees": float(len(trees.leaf)), "share_of_trees": float(scaling[0, 1])}
+        made = _write(served, params, settings, retrieval, neighbours, facts)
+        metrics = _measured(ranker.Scorer.load(made.path / "model"), tail) | chosen
         ranking_plots.loss(folder / "plots" / "loss.png", history)
         run.artifacts(folder / "plots")
         run.metrics(metrics)
@@ -209,6 +206,17 @@ def sample(judged: Judged, border: float, params: Params, seed: int) -> tuple[Ju
         for part, limit in zip((before, after), limits, strict=True)
     ]
     return judged.take(kept[0]), judged.take(kept[1])
+
+
+def learn(
+    train: Examples, tail: Examples, params: Params, seed: int
+) -> tuple[ranker.Served, list[dict[str, float]], dict[str, float]]:
+    """The network with trees beside it, calibrated; its curve, one point per epoch, and what was chosen on the way."""
+    trees = ranking_forest.fit(train, tail, seed)
+    model, history, listwise = best(train, tail, params, seed)
+    served = ranker.Served(model, calibration(model, trees, tail), trees)
+    share = float(served.calibration[0, 1])
+    return served, history, {"listwise": listwise, "trees": float(len(trees.leaf)), "share_of_trees": share}
 
 
 def best(
@@ -342,7 +350,6 @@ def calibration(model: ranker.Ranker, trees: Forest, tail: Examples) -> NDArray[
 
 def _write(
     served: ranker.Served,
-    scaling: NDArray[np.float64],
     params: Params,
     settings: Settings,
     retrieval: artifact.Artifact,
@@ -359,7 +366,7 @@ def _write(
             "features": list(transforms.RANKING_FEATURES),
             "heads": list(ranker.HEADS),
             "blend": dict(ranker.BLEND),
-            "calibration": dict(zip(ranker.HEADS, scaling.tolist(), strict=True)),
+            "calibration": dict(zip(ranker.HEADS, served.calibration.tolist(), strict=True)),
             "amount": asdict(served.amounts),
             **facts,
         }
