@@ -37,7 +37,7 @@ import tf_keras as keras
 from numpy.typing import NDArray
 
 from feature_repo import events
-from models import forest
+from models import calibration, forest
 
 CHAIN = ("click", "cart", "purchase")
 HEADS = (*CHAIN, "revenue")
@@ -46,7 +46,7 @@ HEADS = (*CHAIN, "revenue")
 BLEND: Mapping[str, float] = {"click": 1.0, "cart": 3.0, "purchase": 4.0, "revenue": 0.0}
 STRINGS = ("category", "brand", "region", "surface")
 POSITIONS = 64  # slots with a bias of their own; later ones share the last
-PASS_ROWS = 4096
+PASS_ROWS = 4096  # rows of one pass, which bound the memory of a whole evaluation
 SMALLEST = 1e-6
 LARGEST_LOG = 7.0  # of an expected amount, either way: a factor of 1,100
 USUAL = 0.99  # share of purchases whose amounts count as they are
@@ -183,7 +183,7 @@ class Start:
     def click(column: int, score: NDArray[Any], clicked: NDArray[Any], log_rate: NDArray[Any]) -> "Start":
         """From training rows [n]: the logistic regression of clicks on retrieval's score."""
         usual = float(score.mean())
-        slope, _, shift = _platt(score.astype(np.float64) - usual, np.zeros(len(score)), clicked, -log_rate)
+        slope, _, shift = calibration.platt(score.astype(np.float64) - usual, np.zeros(len(score)), clicked, -log_rate)
         return Start(column, float(slope), float(shift - slope * usual), usual)
 
     @staticmethod
@@ -401,15 +401,15 @@ class Served(tf.Module):  # type: ignore[misc]
     """The graph that serving gets: strings and numbers in, calibrated probabilities and revenue out, no position.
 
     Args:
-        calibration: [heads, 3] from `calibrate`.
+        calibrated: [heads, 3] from `calibration.calibrate`.
         trees: beside the network.
     """
 
-    def __init__(self, model: Ranker, calibration: Floats, trees: forest.Forest = forest.NO_TREES) -> None:
+    def __init__(self, model: Ranker, calibrated: Floats, trees: forest.Forest = forest.NO_TREES) -> None:
         super().__init__()
         self._model, self._words, self._trees = model, model.words, forest.Logit(trees)
-        self.amounts, self.calibration = model.amounts, calibration
-        self._slope, self._share, self._shift = tf.unstack(tf.constant(calibration, tf.float32), axis=1)
+        self.amounts, self.calibrated = model.amounts, calibrated
+        self._slope, self._share, self._shift = tf.unstack(tf.constant(calibrated, tf.float32), axis=1)
 
     def score(self, inputs: Tensors) -> dict[str, tf.Tensor]:
         outputs = self._model({"numeric": inputs["numeric"], "words": self._words(inputs)}, training=False)
@@ -439,15 +439,17 @@ class Scorer:
         return Scorer(module.signatures["serving_default"], module)
 
     def score(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
-        """[n] per head, from `transforms.ranking_inputs`: probabilities, and revenue in average purchases.
-
-        More than `PASS_ROWS` rows go through in blocks, which bounds the memory of a whole evaluation.
-        """
+        """[n] per head, from `transforms.ranking_inputs`: probabilities, and revenue in average purchases."""
         found = []
-        for start in range(0, max(1, len(inputs["numeric"])), PASS_ROWS):
-            block = {name: tf.constant(inputs[name][start : start + PASS_ROWS]) for name in ("numeric", *STRINGS)}
-            found.append(self.signature(**block))
+        for block in blocks(len(inputs["numeric"])):
+            part = {name: tf.constant(inputs[name][block]) for name in ("numeric", *STRINGS)}
+            found.append(self.signature(**part))
         return {head: np.concatenate([answer[head] for answer in found]) for head in HEADS}
+
+
+def blocks(rows: int) -> list[slice]:
+    """Slices of at most PASS_ROWS that cover all rows; one, empty, where there are none."""
+    return [slice(start, start + PASS_ROWS) for start in range(0, max(1, rows), PASS_ROWS)]
 
 
 def blend(heads: Mapping[str, NDArray[np.floating[Any]]], weights: Mapping[str, float]) -> NDArray[np.float32]:
@@ -461,46 +463,3 @@ def blend(heads: Mapping[str, NDArray[np.floating[Any]]], weights: Mapping[str, 
     if unknown or total <= 0 or min(weights.values()) < 0:
         raise ValueError(f"blend weights must be ≥ 0 and not all 0, for heads {sorted(heads)}; got {weights}")
     return np.asarray(sum(w * heads[head] for head, w in weights.items()) / total, np.float32)
-
-
-def calibrate(
-    outputs: Floats, trees: Floats, labels: Floats, amount: Floats, log_rate: Floats, fewest: int = 20
-) -> Floats:
-    """Slope, share of the trees, and shift [heads, 3] that make the heads right on rows which training did not see.
-
-    Platt scaling of each conditional logit, with that of the trees beside it (stacking, Wolpert, 1992), on the rows
-    where it counts: all rows for the first head, the rows with the label before for the next. A head with fewer than
-    `fewest` of either outcome stays as it is. The amount has a shift alone, the log of what purchases brought in over
-    what was expected, with `fewest` as expected on top.
-
-    Args:
-        outputs: [n, heads] of the model, without position. trees: [n] their logit. labels: [n, chain].
-        amount: [n] in average purchases. log_rate: [n] of the sampling.
-    """
-    found = np.tile([1.0, 0.0, 0.0], (outputs.shape[1], 1))
-    for head in range(labels.shape[1]):
-        rows = labels[:, head - 1] > 0 if head else np.ones(len(labels), bool)
-        offset = -log_rate[rows] if head == 0 else np.zeros(int(rows.sum()))
-        wins = labels[rows, head].sum()
-        if min(wins, rows.sum() - wins) >= fewest:
-            found[head] = _platt(outputs[rows, head], trees[rows], labels[rows, head], offset)
-    known = amount > 0
-    found[-1, -1] = np.log((amount[known].sum() + fewest) / (np.exp(outputs[known, -1]).sum() + fewest))
-    return found
-
-
-def _platt(logits: Floats, trees: Floats, labels: Floats, offset: Floats) -> Floats:
-    """Newton's method for labels ~ sigmoid(a * logit + s * trees + b + offset), with a light pull towards (1, 0, 0)."""
-    design = np.column_stack([logits, trees, np.ones(len(logits))])
-    start = found = np.array([1.0, 0.0, 0.0])
-    for _ in range(50):
-        p = 1 / (1 + np.exp(-np.clip(design @ found + offset, -30, 30)))
-        gradient = design.T @ (p - labels) + found - start
-        curvature = (design * (p * (1 - p))[:, None]).T @ design + np.eye(3)
-        step = np.linalg.solve(curvature, gradient)
-        found = found - np.clip(step, -1, 1)
-        if np.abs(step).max() < 1e-8:
-            break
-    if found[1] < 0:  # what the network says more of than the trees: noise
-        return _platt(logits, np.zeros(len(trees)), labels, offset)
-    return np.array([max(found[0], 0.05), *found[1:]])  # a slope of 0 or below would turn the order round

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import ranker
-from models.forest import Forest
+from models.forest import Forest, Logit
 from pipelines.ranking_examples import Examples
+from pipelines.trees import GROWTH
 
 DEPTH = 4
 RATE = 0.1
@@ -30,10 +31,7 @@ def fit(train: Examples, tail: Examples, seed: int) -> Forest:
         "base_score": 0.5,
         "max_depth": DEPTH,
         "eta": RATE,
-        "min_child_weight": 2.0,
-        "subsample": 0.8,
-        "colsample_bytree": 0.5,
-        "tree_method": "hist",
+        **GROWTH,
         "seed": seed % 2**31,
     }
     most = sum(ranker.BLEND[head] for head in ranker.CHAIN)
@@ -50,14 +48,10 @@ def fit(train: Examples, tail: Examples, seed: int) -> Forest:
     return Forest.of_xgboost(kept.save_raw("json"), DEPTH)
 
 
-def logits(forest: Forest, examples: Examples, rows: int = 8192) -> NDArray[np.float64]:
+def logits(forest: Forest, examples: Examples) -> NDArray[np.float64]:
     """[n] what the trees say of examples."""
     import tensorflow as tf
 
-    from models.forest import Logit
-
     said = Logit(forest)
-    parts = [
-        said(tf.constant(examples.numeric[start : start + rows])).numpy() for start in range(0, len(examples), rows)
-    ]
+    parts = [said(tf.constant(examples.numeric[block])).numpy() for block in ranker.blocks(len(examples))]
     return np.concatenate(parts).astype(np.float64)

@@ -22,6 +22,7 @@ from pydantic import Field
 from feature_repo import names, store, transforms
 from feature_repo.neighbours import Neighbours
 from models import artifact, ranker, two_tower
+from models.calibration import calibrate
 from models.forest import Forest
 from pipelines import (
     datasets,
@@ -215,7 +216,7 @@ def learn(
     trees = ranking_forest.fit(train, tail, seed)
     model, history, listwise = best(train, tail, params, seed)
     served = ranker.Served(model, calibration(model, trees, tail), trees)
-    share = float(served.calibration[0, 1])
+    share = float(served.calibrated[0, 1])
     return served, history, {"listwise": listwise, "trees": float(len(trees.leaf)), "share_of_trees": share}
 
 
@@ -334,7 +335,7 @@ def outputs_of(model: ranker.Ranker, examples: Examples) -> NDArray[np.float64]:
     coded = codes(examples, model.words)
     parts = [
         model({"numeric": examples.numeric[rows], "words": coded[rows]}).numpy()
-        for rows in (slice(start, start + 8192) for start in range(0, len(examples), 8192))
+        for rows in ranker.blocks(len(examples))
     ]
     return np.concatenate(parts).astype(np.float64)
 
@@ -343,7 +344,7 @@ def calibration(model: ranker.Ranker, trees: Forest, tail: Examples) -> NDArray[
     """Slope, share of the trees, and shift [heads, 3] from the tail, to be folded into the graph."""
     seen = tail.labels, model.amounts.relative(tail.amount), tail.log_rate
     labels, amount, log_rate = (values.astype(np.float64) for values in seen)
-    found = ranker.calibrate(outputs_of(model, tail), ranking_forest.logits(trees, tail), labels, amount, log_rate)
+    found = calibrate(outputs_of(model, tail), ranking_forest.logits(trees, tail), labels, amount, log_rate)
     log.info("calibration, slope, trees, shift: %s", dict(zip(ranker.HEADS, found.round(3).tolist(), strict=True)))
     return found
 
@@ -366,7 +367,7 @@ def _write(
             "features": list(transforms.RANKING_FEATURES),
             "heads": list(ranker.HEADS),
             "blend": dict(ranker.BLEND),
-            "calibration": dict(zip(ranker.HEADS, served.calibration.tolist(), strict=True)),
+            "calibration": dict(zip(ranker.HEADS, served.calibrated.tolist(), strict=True)),
             "amount": asdict(served.amounts),
             **facts,
         }

@@ -18,6 +18,7 @@ PATIENCE = 40  # trees without gain on the newest requests
 RATE = 0.05
 DEPTH = 6
 TRUNCATION = 20  # pairs are made with the first so many of a list
+GROWTH = {"min_child_weight": 2.0, "subsample": 0.8, "colsample_bytree": 0.5, "tree_method": "hist"}  # XGBoost's
 log = logging.getLogger(__name__)
 
 
@@ -38,10 +39,7 @@ def xgboost(train: Examples, test: Examples, blend: Mapping[str, float], seed: i
         "lambdarank_num_pair_per_sample": TRUNCATION,
         "max_depth": DEPTH,
         "eta": RATE,
-        "min_child_weight": 2.0,
-        "subsample": 0.8,
-        "colsample_bytree": 0.5,
-        "tree_method": "hist",
+        **GROWTH,
         "seed": seed % 2**31,
     }
     fit, tail = (xgb.DMatrix(part.numeric, label=part.gains(blend), qid=part.request) for part in train.tail())

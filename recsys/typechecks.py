@@ -9,8 +9,7 @@ def skip() -> None:
     """Let `typeguard.typechecked` leave what it decorates as it is; call it before Feast is imported.
 
     Feast decorates its classes with it, which compiles them anew at each import: five of seven seconds, in every
-    process that has Feast or the client of MLflow, where Feast is a plugin. `python -O` would turn it off together
-    with all assertions.
+    process that has Feast or the client of MLflow, where Feast is a plugin.
     """
     typeguard.typechecked = _as_it_is
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models import ranker
+from models import calibration, forest, ranker
 
 FEATURES = 4
 ROWS = 12
@@ -47,8 +47,8 @@ def small(seed: int = 1, debias: ranker.Debias = "tower") -> ranker.Ranker:
 
 
 def saved(folder: Path, model: ranker.Ranker) -> ranker.Scorer:
-    calibration = np.array([[1.0, 0.0, 0.0], [0.9, 0.0, 0.1], [1.1, 0.0, -0.1], [1.0, 0.0, 0.2]])
-    ranker.Served(model, calibration).save(folder / "model", FEATURES)
+    calibrated = np.array([[1.0, 0.0, 0.0], [0.9, 0.0, 0.1], [1.1, 0.0, -0.1], [1.0, 0.0, 0.2]])
+    ranker.Served(model, calibrated).save(folder / "model", FEATURES)
     return ranker.Scorer.load(folder / "model")
 
 
@@ -297,7 +297,7 @@ def test_calibration_finds_slope_and_shift() -> None:
     click = (rng.random(20_000) < truth).astype(float)
     cart = click * (rng.random(20_000) < 1 / (1 + np.exp(-outputs[:, 1])))
     nothing = np.zeros(20_000)
-    found = ranker.calibrate(outputs, nothing, np.column_stack([click, cart, nothing]), nothing, nothing)
+    found = calibration.calibrate(outputs, nothing, np.column_stack([click, cart, nothing]), nothing, nothing)
     assert found[0] == pytest.approx([2.0, 0.0, -1.0], abs=0.1)
     assert found[1] == pytest.approx([1.0, 0.0, 0.0], abs=0.1)
     assert found[2:].tolist() == [[1.0, 0.0, 0.0]] * 2  # nobody bought: nothing to learn from
@@ -309,17 +309,38 @@ def test_calibration_gives_the_trees_the_share_that_they_earn_and_never_one_agai
     outputs, trees, nothing = rng.normal(size=(20_000, 4)), rng.normal(size=20_000), np.zeros(20_000)
     truth = 1 / (1 + np.exp(-(outputs[:, 0] + share * trees)))
     click = (rng.random(20_000) < truth).astype(float)
-    found = ranker.calibrate(outputs, trees, np.column_stack([click, nothing, nothing]), nothing, nothing)
+    found = calibration.calibrate(outputs, trees, np.column_stack([click, nothing, nothing]), nothing, nothing)
     assert found[0, 1] == pytest.approx(max(share, 0.0), abs=0.1)
 
 
 def test_calibration_brings_the_amounts_to_what_purchases_brought_in() -> None:
     outputs, labels = np.zeros((2_000, 4)), np.ones((2_000, 3))
     amount = np.tile([0.0, 1.0, 5.0, 6.0], 500)  # one of an unknown price, and others that bring in 4 on average
-    found = ranker.calibrate(outputs, np.zeros(2_000), labels, amount, np.zeros(2_000))
+    found = calibration.calibrate(outputs, np.zeros(2_000), labels, amount, np.zeros(2_000))
     assert found[-1] == pytest.approx([1.0, 0.0, np.log(4)], abs=0.02)
-    few = ranker.calibrate(outputs[:2], np.zeros(2), labels[:2], amount[:2] * 100, np.zeros(2))
+    few = calibration.calibrate(outputs[:2], np.zeros(2), labels[:2], amount[:2] * 100, np.zeros(2))
     assert few[-1, 2] == pytest.approx(np.log(120 / 21)), "one says little: twenty as expected stand beside it"
+
+
+def test_the_trees_add_their_share_to_the_logit_of_a_click() -> None:
+    model, inputs = small(), {name: tf.constant(values) for name, values in rows().items()}
+    stump = forest.Forest(np.zeros((1, 1), np.int32), np.zeros((1, 1), np.float32), np.array([[-1.0, 2.0]], np.float32))
+    calibrated = UNCALIBRATED + np.array([[0.0, 0.5, 0.0], *[[0.0] * 3] * 3])
+    alone, together = (
+        ranker.Served(model, *told).score(inputs)["click"].numpy().astype(float)
+        for told in ((UNCALIBRATED,), (calibrated, stump))
+    )
+    logits = [np.log(p) - np.log1p(-p) for p in (alone, together)]
+    expected = 0.5 * np.where(rows()["numeric"][:, 0] < 0, -1.0, 2.0)
+    assert logits[1] - logits[0] == pytest.approx(expected, abs=1e-3)
+
+
+def test_many_rows_are_scored_in_blocks_as_all_at_once(scorer: ranker.Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = scorer.score(rows())
+    monkeypatch.setattr(ranker, "PASS_ROWS", 3)
+    assert len(ranker.blocks(len(rows()["numeric"]))) > 1
+    for head, values in scorer.score(rows()).items():
+        assert values == pytest.approx(whole[head], rel=1e-4)
 
 
 def test_blend_weighs_purchases_most_and_can_be_changed() -> None:
