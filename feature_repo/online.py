@@ -17,7 +17,7 @@ take one round trip, do not retry and time out soon: the next rung of the ladder
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -97,21 +97,6 @@ class Freshness:
     count: int
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """What one request read.
-
-    Attributes:
-        lists: per key asked for, its ranked list; empty where there is none.
-        watched: items that the user acted on in the 30 days before the request.
-        feed: the user's precomputed feed; empty when it is older than 30 minutes.
-    """
-
-    lists: Mapping[str, Ranked] = field(default_factory=dict)
-    watched: frozenset[str] = frozenset()
-    feed: Ranked = field(default_factory=list)
-
-
 def connect(url: str, timeout: float = READ_TIMEOUT) -> Client:
     """A client that fails within `timeout` seconds and does not retry; writers pass WRITE_TIMEOUT."""
     return redis.Redis.from_url(
@@ -136,44 +121,19 @@ def reachable() -> Iterator[None]:
         ) from error
 
 
-def read(client: Client, keys: Sequence[str] = (), user_id: str = "", now: float = 0.0) -> Snapshot:
-    """Read lists, and a user's watched set and feed, in one round trip.
+async def read_lists(client: AsyncClient, keys: Sequence[str]) -> dict[str, Ranked]:
+    """Lists by key, in one round trip; an absent one is empty.
 
     Args:
-        client: from `connect`.
+        client: from `connect_async`.
         keys: from `trending_key` and `covisit_key`.
-        user_id: empty for nobody.
-        now: epoch seconds of the request (transforms.request_time); older than 30 days before it is not watched.
 
     Raises:
         Retryable: Redis does not answer in time.
     """
-    with reachable(), client.pipeline(transaction=False) as pipe:
-        _ask(pipe, keys, user_id, now)
-        return _answer(keys, user_id, pipe.execute())
-
-
-async def read_async(client: AsyncClient, keys: Sequence[str] = (), user_id: str = "", now: float = 0.0) -> Snapshot:
-    """The same as `read`, for asyncio."""
     with reachable():
-        async with client.pipeline(transaction=False) as pipe:
-            _ask(pipe, keys, user_id, now)
-            return _answer(keys, user_id, await pipe.execute())
-
-
-def _ask(pipe: Any, keys: Sequence[str], user_id: str, now: float) -> None:
-    if keys:
-        pipe.mget(keys)
-    if user_id:
-        pipe.zrangebyscore(watched_key(user_id), now - WATCHED_SECONDS, "+inf")
-        pipe.get(feed_key(user_id))
-
-
-def _answer(keys: Sequence[str], user_id: str, replies: list[Any]) -> Snapshot:
-    lists = dict(zip(keys, map(decode, replies[0]), strict=True)) if keys else {}
-    if not user_id:
-        return Snapshot(lists)
-    return Snapshot(lists, frozenset(item.decode() for item in replies[-2]), decode(replies[-1]))
+        found = await client.mget(keys) if keys else []
+    return dict(zip(keys, map(decode, found), strict=True))
 
 
 def freshness(client: Client, what: str) -> Freshness | None:
@@ -208,14 +168,14 @@ def replace_lists(client: Client, what: str, lists: Iterable[tuple[str, Ranked]]
     written = 0
     with reachable():
         client.delete(coming)
-        for block in _blocks(lists):
+        for block in blocks(lists):
             with client.pipeline(transaction=False) as pipe:
                 for key, ranked in block:
                     pipe.set(key, encode(ranked))
                 pipe.sadd(coming, *(key for key, _ in block))
                 pipe.execute()
             written += len(block)
-        for dead in _blocks(key for key in client.sdiff([index, coming]) if isinstance(key, bytes)):
+        for dead in blocks(key for key in client.sdiff([index, coming]) if isinstance(key, bytes)):
             client.delete(*dead)
         client.sunionstore(index, [coming])
         client.delete(coming)
@@ -238,7 +198,7 @@ def add_watched(client: Client, rows: Iterable[tuple[str, Mapping[str, float]]],
     """
     users = 0
     with reachable():
-        for block in _blocks(rows):
+        for block in blocks(rows):
             with client.pipeline(transaction=False) as pipe:
                 for user_id, items in block:
                     _watch(pipe, watched_key(user_id), items, as_of)
@@ -260,7 +220,7 @@ def write_feeds(client: Client, feeds: Iterable[tuple[str, Ranked]]) -> int:
     """Write precomputed feeds, which Redis forgets after 30 minutes; returns how many."""
     written = 0
     with reachable():
-        for block in _blocks(feeds):
+        for block in blocks(feeds):
             with client.pipeline(transaction=False) as pipe:
                 for user_id, ranked in block:
                     pipe.set(feed_key(user_id), encode(ranked), ex=FEED_SECONDS)
@@ -269,7 +229,8 @@ def write_feeds(client: Client, feeds: Iterable[tuple[str, Ranked]]) -> int:
     return written
 
 
-def _blocks(rows: Iterable[T]) -> Iterator[list[T]]:
+def blocks(rows: Iterable[T]) -> Iterator[list[T]]:
+    """What one round trip of a writer carries."""
     iterator = iter(rows)
     while block := list(islice(iterator, BLOCK)):
         yield block

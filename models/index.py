@@ -20,17 +20,14 @@ import pyarrow as pa
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from recsys.errors import Permanent
+from models import embeddings
+from models.embeddings import BadIndex
 
 # Exact search of 20,000 x 128 takes 0.2 ms on one core, so that approximating would buy nothing; of 100,000, 1.8 ms.
 EXACT_BELOW = 20_000
 SCANNED = 60_000  # vectors compared per query in a tree: 0.3 ms, and recall@500 above 0.98 on clustered data
 CANDIDATES = 500  # what a request asks for; the settings are tuned to it
 BLOCK = 1 << 25  # scores held at once by exact search: 128 MiB
-
-
-class BadIndex(Permanent):
-    """The vectors, ids or files cannot make an index that may be searched."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +147,7 @@ class Index:
         Raises:
             BadIndex: NaN, or ids, vectors and ScaNN's files that do not belong together.
         """
-        ids, vectors = read(folder)
+        ids, vectors = embeddings.read(folder)
         _check(ids, vectors)
         from scann.scann_ops.py import scann_ops_pybind
 
@@ -192,20 +189,6 @@ class Index:
             raise BadIndex(f"{folder}: ScaNN refuses a vector of dimension {self.dim}: {error}") from error
         if size != len(self):
             raise BadIndex(f"{folder}: ScaNN holds {size} vectors, embeddings.npy {len(self)}; build the index again")
-
-
-def read(folder: Path) -> tuple[NDArray[np.object_], NDArray[np.float32]]:
-    """Ids and vectors of an index on disk, without ScaNN and without judging them.
-
-    Raises:
-        BadIndex: a file is missing, truncated or of another type.
-    """
-    try:
-        ids = pyarrow.parquet.read_table(folder / "ids.parquet").column("item_id").to_numpy(zero_copy_only=False)
-        vectors = np.load(folder / "embeddings.npy", mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-        raise BadIndex(f"{folder} cannot be read: {error}; build the index again") from error
-    return ids, vectors
 
 
 def exact_search(

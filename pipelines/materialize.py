@@ -9,10 +9,10 @@ microseconds later than the write before it.
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from itertools import groupby
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 import pyarrow as pa
@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from feast import FeatureStore
 from pydantic import Field
 
-from feature_repo import definitions, events, names, online, store
+from feature_repo import definitions, events, names, online, shoppers, store
 from pipelines import datasets, stage
 from pipelines.datasets import Dataset, Lake
 from recsys.settings import Settings
@@ -35,6 +35,7 @@ VIEWS: dict[Group, tuple[str, ...]] = {
 }
 BLOCK = 2_000  # rows per call of Feast: its protobuf values cost about 20 KB a row with full histories
 WATCHED_DAYS = 30
+PROFILE_SERVICE = "ranking_v1"  # holds all that a profile is made of
 EDITIONS = 1_000_000  # microseconds to a second; the stamps of a view's rows are whole seconds
 
 
@@ -70,30 +71,60 @@ def _write(group: Group, lake: Lake, client: online.Client, settings: Settings, 
     if group == "trending":
         return write_lists(lake, client, day)
     feast = store.apply(settings, online.WRITE_TIMEOUT)
-    written = write_views(feast, lake, client, group, day)
+    written, users = write_views(feast, lake, client, group, day)
     if group == "features":
+        written["profiles"] = shoppers.write_profiles(client, profiles(feast, users))
         as_of = datasets.end_of(day).timestamp()
         written["watched"] = online.add_watched(client, watched(lake, day), as_of)
     return written
 
 
-def write_views(feast: FeatureStore, lake: Lake, client: online.Client, group: Group, day: date) -> dict[str, int]:
+def write_views(
+    feast: FeatureStore, lake: Lake, client: online.Client, group: Group, day: date
+) -> tuple[dict[str, int], list[str]]:
     """Write the newest rows of a group's views as of the end of a day.
 
     Only partitions since the day that Redis already shows are read; all of them when it shows none.
+
+    Returns:
+        rows written by view, and the users among them.
     """
     mark = online.freshness(client, group)
     since = date.fromisoformat(mark.day) if mark else date.min
     edition = online.next_edition(client) % EDITIONS
-    written = {}
+    written: dict[str, int] = {}
+    users: set[str] = set()
     for view in VIEWS[group]:
         days = [d for d in lake.days(datasets.feature_view(view), until=day) if d >= min(since, day)]
         if days:
             rows = newest_rows(lake, view, days)
             _push(feast, view, rows, edition)
             written[view] = rows.num_rows
+            if view in names.USER_VIEWS:
+                users.update(rows.column("user_id").to_pylist())
             log.info("%s: %d rows", view, rows.num_rows)
-    return written
+    return written, sorted(users)
+
+
+def profiles(feast: FeatureStore, users: Sequence[str]) -> Iterator[tuple[str, shoppers.Profile]]:
+    """What the API has to know of each user, read back from the store, so that it is what the predictors see."""
+    for start in range(0, len(users), BLOCK):
+        block = users[start : start + BLOCK]
+        found = store.read_online(feast, PROFILE_SERVICE, "user_id", block)
+        for place, user_id in enumerate(block):
+            yield user_id, _profile({name: values[place] for name, values in found.items()})
+
+
+def _profile(row: Mapping[str, Any]) -> shoppers.Profile:
+    newest = tuple(dict.fromkeys(reversed(row["history_items"])))[: shoppers.RECENT]
+    return shoppers.Profile(
+        region=row["region"] or "",
+        age_group=row["age_group"] or "",
+        preferences=tuple(row["preferences"]),
+        favourites=tuple(row["top_categories"]),
+        items=newest[::-1],
+        events=int(row["events_total"] or 0),
+    )
 
 
 def newest_rows(lake: Lake, view: str, days: list[date]) -> pa.Table:

@@ -122,7 +122,8 @@ class _Colour:
                 session_id=request.retrieval.session_id,
                 region=request.retrieval.region,
                 surface=request.surface,
-                last_item=request.retrieval.last_item,
+                recent=request.retrieval.recent,
+                preferences=request.retrieval.preferences,
             )
             ranks = self._ranking.rank(ask, release=self._release_id, deadline=_DEADLINE)
         except RecsysError as error:

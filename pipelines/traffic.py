@@ -1,16 +1,18 @@
 """Requests to try a release with: recent ones from the decision log, else visitors of the lake."""
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pyarrow.dataset
 
 from models.catalogue import Catalogue
 from pipelines import datasets
 from recsys import bus
-from recsys.inference import RetrievalRequest
+from recsys.inference import Deed, RetrievalRequest
 from recsys.settings import Settings
 
 DECISIONS = "decisions"  # the topic to which the API logs its responses
@@ -29,7 +31,7 @@ def recent(settings: Settings, count: int, k: int) -> list[Request]:
     """The last requests that the API answered, newest first, at most `count`; empty if it has answered none."""
     found: list[Request] = []
     for segment in reversed(bus.closed(Path(settings.storage.root), DECISIONS)):
-        found.extend(reversed([_replayed(line["ask"], k) for line in bus.read(segment) if "ask" in line]))
+        found.extend(reversed([_replayed(line, k) for line in bus.read(segment) if "ask" in line]))
         if len(found) >= count:
             break
     return found[:count]
@@ -58,8 +60,16 @@ def known_users(settings: Settings, day: date) -> list[str]:
     return sorted(str(user) for user in found.column("visitor_id").to_pylist())
 
 
-def _replayed(ask: dict[str, str], k: int) -> Request:
-    fields = {name: str(ask.get(name) or "") for name in ("user_id", "session_id", "last_item", "region")}
-    surface = str(ask.get("surface") or "home")
-    query = str(ask.get("item_id") or "") if surface == "similar" else ""
-    return Request(RetrievalRequest(**fields, query_item=query, k=k), surface)
+def _replayed(line: Mapping[str, Any], k: int) -> Request:
+    """A request of the log with what the shopper had done at that moment."""
+    ask, facts = line["ask"], line.get("facts", {})
+    request = RetrievalRequest(
+        user_id=ask["user_id"],
+        session_id=ask["session_id"],
+        query_item=ask["item_id"],
+        recent=tuple(map(Deed.decode, facts.get("recent", ()))),
+        preferences=tuple(facts.get("stated", ())),
+        region=ask["region"],
+        k=k,
+    )
+    return Request(request, ask["surface"])

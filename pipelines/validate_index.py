@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from feature_repo import events
-from models import artifact, catalogue, index, two_tower
+from models import artifact, catalogue, embeddings, index, two_tower
 from models.release import Releases
 from pipelines import datasets, embedding, index_checks, index_plots, stage, tracking
 from pipelines.index_checks import Findings, Limits
@@ -72,7 +72,7 @@ def judge(params: Params, settings: Settings) -> stage.Result:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         found = _examine_run(params, settings, limits, folder)
-    except (artifact.ArtifactError, index.BadIndex) as error:
+    except (artifact.ArtifactError, embeddings.BadIndex) as error:
         found = Findings(reasons=[f"cannot be opened: {error}"])
     verdict = index_checks.summary(found)
     (folder / "verdict.json").write_text(json.dumps(verdict | {"limits": asdict(limits)}, indent=1))
@@ -108,7 +108,7 @@ def examine(
         BadIndex: ids or vectors cannot be read at all.
     """
     found = Findings()
-    ids, stored = index.read(evidence.path)
+    ids, stored = embeddings.read(evidence.path)
     index_checks.vectors(found, stored, evidence.dim, limits)
     index_checks.ids(found, ids, evidence.shown.ids, evidence.available)
     rows, again = evidence.again
@@ -181,7 +181,7 @@ def _live(root: Path) -> tuple[NDArray[np.object_], NDArray[np.float32]] | None:
     if release is None:
         return None
     try:
-        return index.read(root / release.artifacts["index"].path)
-    except index.BadIndex as error:
+        return embeddings.read(root / release.artifacts["index"].path)
+    except embeddings.BadIndex as error:
         log.warning("the live index cannot be compared with: %s", error)
         return None

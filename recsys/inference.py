@@ -13,7 +13,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple, Self
 
 import grpc
 import grpc.aio
@@ -56,6 +56,26 @@ class Refused(Permanent):
     """The predictor says that the request itself is wrong."""
 
 
+class Deed(NamedTuple):
+    """One positive event of a visitor; `time` is epoch seconds."""
+
+    time: int
+    event: str
+    item_id: str
+
+    def encode(self) -> str:
+        return f"{self.time}\t{self.event}\t{self.item_id}"
+
+    @classmethod
+    def decode(cls, line: str) -> Self:
+        """What `encode` wrote. Raises ValueError for anything else."""
+        try:
+            time, event, item_id = line.split("\t", 2)
+            return cls(int(time), event, item_id)
+        except ValueError:
+            raise ValueError(f"a deed is <epoch seconds> TAB <event> TAB <item_id>, got {line!r}") from None
+
+
 @dataclass(frozen=True)
 class Profile:
     """What retrieval knew about the visitor.
@@ -93,7 +113,8 @@ class RetrievalRequest:
         user_id: "" for an anonymous visitor.
         session_id: "" if none; its history is used where the user has none.
         query_item: candidates similar to this item instead of personal ones; "" for personal.
-        last_item: an item viewed this very moment, which the feature store may not know yet; "" if none.
+        recent: what the visitor did this moment, which the feature store may not know yet, oldest first.
+        preferences: categories that the visitor stated this moment; empty: those of the feature store.
         region: country of the visitor; "" if unknown.
         k: candidates wanted, 1..MAX_CANDIDATES.
     """
@@ -102,23 +123,25 @@ class RetrievalRequest:
     user_id: str = ""
     session_id: str = ""
     query_item: str = ""
-    last_item: str = ""
+    recent: tuple[Deed, ...] = ()
+    preferences: tuple[str, ...] = ()
     region: str = ""
     k: int = 500
 
     def tensors(self) -> dict[str, NDArray[Any]]:
-        names = ("user_id", "session_id", "query_item", "last_item", "region")
-        return {name: strings([getattr(self, name)]) for name in names} | {"k": np.array([self.k], np.int32)}
+        names = ("user_id", "session_id", "query_item", "region")
+        texts = {name: strings([getattr(self, name)]) for name in names}
+        return texts | _moment(self) | {"k": np.array([self.k], np.int32)}
 
     @staticmethod
     def from_tensors(tensors: Tensors) -> "RetrievalRequest":
         """Raises KeyError or ValueError if a tensor is missing or empty, or `k` is out of range."""
-        names = ("user_id", "session_id", "query_item", "last_item", "region")
-        texts = {name: str(_single(tensors, name)) for name in names}
+        names = ("user_id", "session_id", "query_item", "region")
+        texts: dict[str, Any] = {name: str(_single(tensors, name)) for name in names}
         k = int(_single(tensors, "k"))
         if not 1 <= k <= MAX_CANDIDATES:
             raise ValueError(f"k must be in 1..{MAX_CANDIDATES}, got {k}")
-        return RetrievalRequest(**texts, k=k)
+        return RetrievalRequest(**texts, **_read_moment(tensors), k=k)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +154,7 @@ class RetrievalResponse:
         evidence: [k] the item of the visitor's history that is most similar to the candidate, or "".
         evidence_events: [k] what the visitor did with it, or "".
         profile: what was known about the visitor.
+        query: [dim] float32, the vector that `scores` are dot products with.
         release: id of the release that answered.
         timings: milliseconds by stage of the predictor.
     """
@@ -140,11 +164,13 @@ class RetrievalResponse:
     evidence: NDArray[np.object_]
     evidence_events: NDArray[np.object_]
     profile: Profile
+    query: NDArray[np.float32]
     release: str = ""
     timings: Mapping[str, float] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         return {
+            "query": self.query,
             "item_ids": self.item_ids,
             "scores": self.scores,
             "evidence": self.evidence,
@@ -154,7 +180,7 @@ class RetrievalResponse:
 
     @staticmethod
     def from_tensors(tensors: Tensors, release: str, timings: Mapping[str, float]) -> "RetrievalResponse":
-        arrays = {name: tensors[name] for name in ("item_ids", "scores", "evidence", "evidence_events")}
+        arrays = {name: tensors[name] for name in ("item_ids", "scores", "evidence", "evidence_events", "query")}
         profile = Profile.from_json(_single(tensors, "profile"))
         return RetrievalResponse(**arrays, profile=profile, release=release, timings=timings)
 
@@ -164,12 +190,11 @@ class RankingRequest:
     """Ask for the scores of candidates, all in one forward pass.
 
     Attributes:
-        user_id, session_id, region: as in RetrievalRequest.
+        user_id, session_id, region, recent, preferences: as in RetrievalRequest.
         surface: where the items will be shown.
         item_ids: [n] str.
         retrieval_scores: [n] float32, as retrieval gave them; 0 or NaN for an item from another source. Their order
             gives the retrieval rank, so the items themselves may come in any order.
-        last_item: as in RetrievalRequest.
         blend: weights of HEADS in the final score, at least 0 and not all 0; empty: the weights of the release.
     """
 
@@ -180,25 +205,28 @@ class RankingRequest:
     session_id: str = ""
     region: str = ""
     surface: str = "home"
-    last_item: str = ""
+    recent: tuple[Deed, ...] = ()
+    preferences: tuple[str, ...] = ()
     blend: Mapping[str, float] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, NDArray[Any]]:
-        names = ("user_id", "session_id", "region", "surface", "last_item")
+        names = ("user_id", "session_id", "region", "surface")
         texts = {name: strings([getattr(self, name)]) for name in names}
-        return texts | {
-            "item_ids": strings(self.item_ids),
-            "retrieval_scores": np.asarray(self.retrieval_scores, np.float32),
-            # NaN where the weight of the release holds.
-            "blend": np.array([self.blend.get(head, np.nan) for head in HEADS], np.float32),
-        }
+        return (
+            texts
+            | _moment(self)
+            | {
+                "item_ids": strings(self.item_ids),
+                "retrieval_scores": np.asarray(self.retrieval_scores, np.float32),
+                # NaN where the weight of the release holds.
+                "blend": np.array([self.blend.get(head, np.nan) for head in HEADS], np.float32),
+            }
+        )
 
     @staticmethod
     def from_tensors(tensors: Tensors) -> "RankingRequest":
         """Raises KeyError or ValueError if a tensor is missing, the lengths differ, or the weights are senseless."""
-        texts = {n: str(_single(tensors, n)) for n in ("user_id", "session_id", "region", "surface")}
-        if "last_item" in tensors:
-            texts["last_item"] = str(_single(tensors, "last_item"))
+        texts: dict[str, Any] = {n: str(_single(tensors, n)) for n in ("user_id", "session_id", "region", "surface")}
         items, scores = tensors["item_ids"], tensors["retrieval_scores"]
         if items.shape != scores.shape or items.ndim != 1:
             raise ValueError(f"item_ids {items.shape} and retrieval_scores {scores.shape} must both be [n]")
@@ -206,7 +234,7 @@ class RankingRequest:
         blend = {head: float(weight) for head, weight in given if not np.isnan(weight)}
         if blend and (min(blend.values()) < 0 or not 0 < sum(blend.values()) < np.inf):
             raise ValueError(f"blend weights must be at least 0 and not all 0, got {blend}")
-        return RankingRequest(items, scores, **texts, blend=blend)
+        return RankingRequest(items, scores, **texts, **_read_moment(tensors), blend=blend)
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,6 +271,19 @@ def strings(values: Sequence[str] | NDArray[np.object_]) -> NDArray[np.object_]:
     array = np.empty(len(values), object)
     array[:] = values
     return array
+
+
+def _moment(request: "RetrievalRequest | RankingRequest") -> dict[str, NDArray[Any]]:
+    """What only this moment knows, as tensors of any length."""
+    deeds = [deed.encode() for deed in request.recent]
+    return {"recent": strings(deeds), "preferences": strings(request.preferences)}
+
+
+def _read_moment(tensors: Tensors) -> dict[str, Any]:
+    """The inverse of `_moment`; a caller with nothing to say may leave the tensors out."""
+    nothing = strings([])
+    recent, preferences = (tensors.get(name, nothing).ravel().tolist() for name in ("recent", "preferences"))
+    return {"recent": tuple(map(Deed.decode, recent)), "preferences": tuple(preferences)}
 
 
 def _single(tensors: Tensors, name: str) -> Any:

@@ -123,6 +123,10 @@ class Api(Group):
     """The recommendation and event API. Deadlines are milliseconds and add up to the 100 ms promise."""
 
     keys_file: str = Field("", description="JSON file of API keys and scopes; empty: <storage root>/run/api_keys.json")
+    surfaces_file: str = Field(
+        "",
+        description="YAML that changes or adds surfaces; empty: <storage root>/config/surfaces.yaml, if there is one",
+    )
     retrieval_deadline_ms: int = Field(50, gt=0, description="features 20 + retrieval 30")
     ranking_deadline_ms: int = Field(50, gt=0, description="one forward pass over all candidates")
     rerank_deadline_ms: int = Field(10, gt=0, description="rules in numpy")

@@ -9,7 +9,7 @@ from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from recsys.settings import Settings
-from serving.api import auth, events, middleware, parts, problems, recommendations
+from serving.api import auth, events, middleware, onboarding, parts, problems, recommendations
 from serving.api.metrics import Metrics
 from serving.api.problems import Problem
 
@@ -45,6 +45,7 @@ def create(settings: Settings) -> FastAPI:
     problems.install(app)
     app.include_router(recommendations.router)
     app.include_router(events.router)
+    app.include_router(onboarding.router)
     _health(app, metrics)
     _describe(app)
     app.add_middleware(middleware.Envelope, metrics=metrics, max_body_bytes=settings.api.max_body_bytes)

@@ -8,7 +8,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from feature_repo import online
+from feature_repo import online, shoppers
+from feature_repo.online import Ranked
+from feature_repo.shoppers import Shopper
 from recsys import inference
 from recsys.errors import Retryable
 from recsys.inference import RankingRequest, RankingResponse, RetrievalRequest, RetrievalResponse
@@ -71,22 +73,21 @@ class Calls:
             trace.within("ranking", answer.timings)
         return answer
 
-    async def visitor(self, user_id: str, live: LiveRelease, trace: Trace) -> online.Snapshot:
-        """What somebody has seen, and their feed; empty, with a note, where the store does not say."""
-        if not user_id:
-            return online.Snapshot()
-        snapshot = await self.read([], user_id, live, trace)
-        if snapshot is None:
-            trace.notes.append("items that the shopper knows already could not be left out")
-        return snapshot or online.Snapshot()
-
-    async def read(self, keys: Sequence[str], user_id: str, live: LiveRelease, trace: Trace) -> online.Snapshot | None:
-        return await self._attempt(
-            "online",
-            lambda: online.read_async(self._store, keys, user_id, live.now(time.time())),
-            self._settings.api.online_deadline_ms / 1000,
-            trace,
+    async def shopper(self, user_id: str, session_id: str, live: LiveRelease, trace: Trace) -> Shopper | None:
+        """Who asks; None, with a note, where the store does not say."""
+        found = await self._online(
+            lambda: shoppers.read(self._store, user_id, session_id, live.now(time.time())), trace
         )
+        if found is None:
+            trace.notes.append("items that the shopper knows already could not be left out")
+        return found
+
+    async def lists(self, keys: Sequence[str], trace: Trace) -> dict[str, Ranked] | None:
+        """Lists of the online store by key; an absent one is empty."""
+        return await self._online(lambda: online.read_lists(self._store, keys), trace)
+
+    async def _online(self, call: Callable[[], Awaitable[T]], trace: Trace) -> T | None:
+        return await self._attempt("online", call, self._settings.api.online_deadline_ms / 1000, trace)
 
     async def _attempt(self, stage: str, call: Callable[[], Awaitable[T]], deadline: float, trace: Trace) -> T | None:
         """Call another part within its deadline; None, a fall in the trace and a count where it does not serve."""

@@ -8,19 +8,13 @@ from pydantic import BaseModel, ConfigDict, Field
 Id = Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
 
 
-class Surface(StrEnum):
-    HOME = "home"
-    SIMILAR = "similar"
-    TRENDING = "trending"
-    CATEGORY = "category"
-
-
 class Rung(StrEnum):
     """Which rung of the ladder served, from the best down."""
 
     RANKED = "ranked"
     RETRIEVAL = "retrieval"
     COVISITATION = "covisitation"
+    HISTORY = "history"
     FEED = "feed"
     TRENDING = "trending"
     STATIC = "static"
@@ -31,11 +25,18 @@ class Ask(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    surface: Surface = Field(Surface.HOME, description="where the items will be shown")
+    surface: Id = Field(
+        "home", description="where the items will be shown; the surfaces are configured", examples=["home"]
+    )
     user_id: Id = Field("", description="a logged-in shopper; empty for an anonymous one", examples=["17850"])
     session_id: Id = Field("", description="the visit; what an anonymous shopper did in it counts")
-    item_id: Id = Field("", description="for surface=similar: the item on the page")
-    category: Id = Field("", description="for surface=category (and trending): path or most general category")
+    item_id: Id = Field("", description="for a surface about an item, such as similar: the item on the page")
+    cart: list[Id] = Field([], max_length=100, description="for surface=cart: its items; empty: what was put in lately")
+    category: Id = Field("", description="only items of this category: a path or a most general category")
+    brand: Id = Field("", description="only items of this brand or creator")
+    min_price: float | None = Field(None, ge=0, allow_inf_nan=False, description="only items that cost at least this")
+    max_price: float | None = Field(None, ge=0, allow_inf_nan=False, description="only items that cost at most this")
+    exclude: list[Id] = Field([], max_length=500, description="items that may not appear")
     region: Id = Field("", description="country of the shopper; empty: that of the profile", examples=["Germany"])
     count: int = Field(20, ge=1, description="items per page; all pages of one request have the same")
     cursor: Annotated[str, Field(max_length=500)] = Field(
@@ -53,7 +54,11 @@ class Item(BaseModel):
     currency: str | None = None
     score: float = Field(description="of the stage that ordered the page; comparable within one response and source")
     reason: str = Field(description="why it is shown; true, or neutral", examples=["Popular in Germany"])
-    source: str = Field(description="personal, similar, bought_with, viewed_with, feed, popular or catalogue")
+    source: str = Field(
+        description="who proposed it first: personal, similar, bought_with, viewed_with, feed, again, taste, popular, "
+        "new or catalogue"
+    )
+    sources: list[str] = Field(description="every source that proposed it")
 
 
 class Page(BaseModel):
@@ -63,10 +68,12 @@ class Page(BaseModel):
     cursor: str | None = Field(description="give it back for the next page; null on the last one")
     request_id: str = Field(description="as in X-Request-ID; put it into the events that the page leads to")
     release_id: str = Field(description="the models and catalogue that made it")
-    surface: Surface
+    surface: str
     rung: Rung = Field(
         description="ranked: retrieval and ranking; retrieval: order of retrieval; covisitation: bought or viewed "
-        "together; feed: precomputed; trending: lists of the online store; static: lists of the release"
+        "together; history: had before; feed: precomputed; trending: lists of the online store; static: lists of the "
+        "release"
     )
     degraded: bool = Field(description="whether a part failed, so that a lower rung than usual served")
+    missing: list[str] = Field(description="candidate sources that did not serve in time and were left out")
     notes: list[str] = Field(description="what the caller should know about this page, in words")

@@ -64,6 +64,7 @@ class Decisions:
             "rung": rung,
             "policy": POLICY,
             "falls": [{"stage": fall.stage, "why": fall.why} for fall in trace.falls],
+            "missing": list(trace.missing),
             "facts": trace.facts,
             "timings": trace.timings,
             "items": [
@@ -71,7 +72,7 @@ class Decisions:
                     "item_id": item.item_id,
                     "position": first + place,
                     "score": item.score,
-                    "source": item.source,
+                    "sources": item.sources,
                     "reason": item.reason,
                     "propensity": 1.0,
                 }

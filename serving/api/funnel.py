@@ -1,41 +1,36 @@
 """The funnel: sources → filters → ranking → arrangement, and the ladder that never fails while a rung stands.
 
-    home       ranked → retrieval → feed → trending → static
-    similar    retrieval → covisitation → trending → static
-    trending, category           trending → static
+What a surface is made of is configured (`serving.api.surfaces`). A stage has a deadline and a circuit breaker; when
+it does not serve, the page stands on the next rung, and the trace says why:
 
-A stage has a deadline and a circuit breaker; when it does not serve, the next rung does, and the trace says why. A
-new visitor's home page is what is popular where they are: that is the rung `trending`, and no fall.
+    ranked → the order of the sources: retrieval → covisitation → history → feed → trending → static
+
+A new visitor's home page is what is popular where they are: that is the rung `trending`, and no fall.
 """
 
 import asyncio
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from feature_repo import online
-from feature_repo.events import top_category
+from feature_repo.events import EventType
+from feature_repo.shoppers import Shopper
 from models import rerank
-from models.rerank import NO_RULES, Rules
-from recsys.inference import RankingRequest, RetrievalRequest
+from recsys.inference import Deed, RankingRequest
 from recsys.settings import Settings
-from serving.api import reasons, sources, trending
+from serving.api import filters, reasons, sources
 from serving.api.calls import Calls
-from serving.api.contract import Ask, Rung, Surface
+from serving.api.contract import Ask, Rung
 from serving.api.live import LiveRelease
-from serving.api.sources import Candidates, Pool
+from serving.api.sources import candidates
+from serving.api.sources.candidates import Pool
+from serving.api.surfaces import Surface
 from serving.api.trace import Trace
-
-RULES: Mapping[Surface, Rules] = {
-    Surface.HOME: Rules(),
-    Surface.TRENDING: Rules(),
-    # Of one category, or near one item, by their purpose.
-    Surface.SIMILAR: NO_RULES,
-    Surface.CATEGORY: NO_RULES,
-}
+from serving.api.trending import Trending
+from serving.api.visit import Visit
 
 
 class Shown(NamedTuple):
@@ -44,6 +39,7 @@ class Shown(NamedTuple):
     item_id: str
     score: float
     source: str
+    sources: Sequence[str]
     reason: str
 
 
@@ -56,181 +52,95 @@ class Slate:
     degraded: bool = False
 
 
-@dataclass(frozen=True, eq=False)
-class Proposal:
-    """What the sources of a surface propose.
-
-    Attributes:
-        rung: that the sources stand on.
-        parts: the sources, the first before all others.
-        region: of the request, or else of the profile.
-        seen: items that the shopper knows already.
-        rank: whether the first source is to be ranked.
-        without: items that may not appear.
-    """
-
-    rung: Rung
-    parts: Sequence[Candidates]
-    region: str = ""
-    seen: frozenset[str] = frozenset()
-    rank: bool = False
-    without: frozenset[str] = field(default_factory=frozenset)
-
-
 class Funnel:
     """Answers requests from the parts of the platform; holds the trending lists in memory."""
 
     def __init__(self, settings: Settings, calls: Calls) -> None:
         self._settings, self._calls = settings, calls
-        self._trending = trending.Trending(settings.api.list_seconds)
+        self._trending = Trending(settings.api.list_seconds)
 
-    async def slate(self, ask: Ask, last_item: str, live: LiveRelease, trace: Trace) -> Slate:
+    async def slate(self, ask: Ask, surface: Surface, last_item: str, live: LiveRelease, trace: Trace) -> Slate:
         """All items for a request, in order; fewer than asked for only where the catalogue has no more."""
-        match ask.surface:
-            case Surface.HOME:
-                proposal = await self._home(ask, last_item, live, trace)
-            case Surface.SIMILAR:
-                proposal = await self._similar(ask, live, trace)
-            case _:
-                proposal = await self._listed(ask, live, trace)
-        pool = self._permitted(proposal, ask, live, trace)
-        rung = proposal.rung
-        if proposal.rank:
-            ranked = await self._ranked(pool, proposal.region, ask, last_item, live, trace)
+        visit, stranger = await self._visit(ask, surface, last_item, live, trace)
+        wanted = surface.newcomer if stranger and surface.newcomer else surface.sources
+        behind = dict.fromkeys(surface.backfill, self._settings.api.slate)
+        asked, filled = await asyncio.gather(sources.gather(wanted, visit), sources.gather(behind, visit))
+        with trace.timed("rerank"):
+            pool = self._permitted(candidates.merged([*asked, *filled], live), visit)
+        rung = pool.rung
+        if surface.ranked and rung is Rung.RETRIEVAL:
+            ranked = await self._ranked(pool, int((pool.part < len(asked)).sum()), visit)
             pool, rung = (pool, rung) if ranked is None else (ranked, Rung.RANKED)
         with trace.timed("rerank"):
-            return Slate(rung, self._arranged(pool, ask, live, trace), degraded=bool(trace.falls))
+            return Slate(rung, self._arranged(pool, visit), degraded=bool(trace.falls))
 
-    # Sources of each surface.
+    async def _visit(
+        self, ask: Ask, surface: Surface, last_item: str, live: LiveRelease, trace: Trace
+    ) -> tuple[Visit, bool]:
+        """The request with who asks, and whether nothing is known of them.
 
-    async def _home(self, ask: Ask, last_item: str, live: LiveRelease, trace: Trace) -> Proposal:
-        request = RetrievalRequest(
-            ask.user_id, ask.session_id, "", last_item, ask.region, self._settings.api.candidates
-        )
-        found, snapshot = await asyncio.gather(
-            self._calls.retrieve(request, live, trace), self._calls.visitor(ask.user_id, live, trace)
-        )
-        region = ask.region or (found.profile.region if found else "")
-        age_group = found.profile.age_group if found else ""
-        lists, static = await self._lists(trending.of_visitor(region, age_group), live, trace)
-        below = [*lists, self._catalogue(live)]
-        rung = Rung.STATIC if static else Rung.TRENDING
-        if found is not None and found.profile.history_size > 0:
-            parts = [sources.personal(found), *below]
-            # A session has no watched set, and an item viewed this moment is in none yet.
-            seen = snapshot.watched | {last_item, *found.profile.recent}
-            return Proposal(Rung.RETRIEVAL, parts, region, seen, rank=True)
-        if found is not None:
-            return Proposal(rung, below, region, snapshot.watched)
-        if snapshot.feed:
-            return Proposal(Rung.FEED, [sources.listed("feed", snapshot.feed), *below], region, snapshot.watched)
-        favourite = await self._favourite(snapshot.watched, live, trace)
-        return Proposal(rung, [*favourite, *below], region, snapshot.watched)
+        A visit of which this moment knows nothing is not called a stranger's: the feature store may know it.
+        """
+        known = await self._calls.shopper(ask.user_id, ask.session_id, live, trace)
+        shopper = known or Shopper()
+        looked = (Deed(int(time.time()), EventType.VIEW, last_item),) if last_item else ()
+        visit = Visit(ask, surface, shopper, (*shopper.recent, *looked), live, self._calls, self._trending, trace)
+        trace.facts |= {"recent": [deed.encode() for deed in visit.recent], "stated": list(shopper.stated)}
+        stranger = known is not None and not visit.recent and not shopper.interactions and not ask.session_id
+        return visit, stranger
 
-    async def _similar(self, ask: Ask, live: LiveRelease, trace: Trace) -> Proposal:
-        request = RetrievalRequest(
-            ask.user_id, ask.session_id, ask.item_id, "", ask.region, self._settings.api.candidates
-        )
-        kinds: dict[str, sources.Source] = {"bought": "bought_with", "viewed": "viewed_with"}
-        keys = {online.covisit_key(kind, ask.item_id): source for kind, source in kinds.items()}
-        found, snapshot = await asyncio.gather(
-            self._calls.retrieve(request, live, trace), self._calls.read(list(keys), "", live, trace)
-        )
-        region = ask.region or (found.profile.region if found else "")
-        category = live.category(live.catalogue.row_of[ask.item_id])
-        lists, static = await self._lists(
-            [*trending.of_category(category), ("top_category", top_category(category))], live, trace
-        )
-        together = snapshot.lists if snapshot else {}
-        covisited = [sources.listed(s, together[key], key=ask.item_id) for key, s in keys.items() if together.get(key)]
-        below = [*covisited, *lists, self._catalogue(live, category)]
-        without = frozenset([ask.item_id])
-        if found is not None:
-            parts = [sources.similar(found, ask.item_id), *below]
-            return Proposal(Rung.RETRIEVAL, parts, region, without=without)
-        if covisited:
-            return Proposal(Rung.COVISITATION, below, region, without=without)
-        return Proposal(Rung.STATIC if static else Rung.TRENDING, below, region, without=without)
+    def _permitted(self, pool: Pool, visit: Visit) -> Pool:
+        """The candidates that may be shown."""
+        live, rows = visit.live, pool.rows
+        masks = {
+            "unavailable": ~live.available[rows],
+            "region": ~live.shown_in(visit.region)[rows],
+            "this item": np.isin(rows, live.catalogue.rows(visit.anchors)),
+            "request": ~filters.inside(visit.ask, live, rows),
+        }
+        if visit.surface.seen and not live.allow_repeats:
+            seen = visit.shopper.watched.union(visit.shopper.items, (deed.item_id for deed in visit.recent))
+            masks["seen"] = np.isin(rows, live.catalogue.rows(list(seen)))
+        found = rerank.filtered(masks, len(pool))
+        visit.trace.facts |= {"candidates": len(pool), "dropped": dict(found.dropped)}
+        return pool.take(found.kept)
 
-    async def _listed(self, ask: Ask, live: LiveRelease, trace: Trace) -> Proposal:
-        snapshot = await self._calls.visitor(ask.user_id, live, trace)
-        keys = trending.of_category(ask.category) if ask.category else trending.of_visitor(ask.region, "")
-        lists, static = await self._lists(keys, live, trace)
-        parts = [*lists, self._catalogue(live, ask.category)]
-        return Proposal(Rung.STATIC if static else Rung.TRENDING, parts, ask.region, snapshot.watched)
-
-    async def _lists(
-        self, keys: Sequence[trending.Key], live: LiveRelease, trace: Trace
-    ) -> tuple[list[Candidates], bool]:
-        return await self._trending.lists(keys, live, lambda names: self._calls.read(names, "", live, trace))
-
-    async def _favourite(self, watched: frozenset[str], live: LiveRelease, trace: Trace) -> list[Candidates]:
-        """The list of the general category that somebody was busy with most."""
-        rows = [row for item_id in watched if (row := live.catalogue.row_of.get(item_id)) is not None]
-        if not rows:
-            return []
-        counts = Counter(top_category(live.category(row)) for row in rows)
-        category = min(counts, key=lambda name: (-counts[name], name))
-        lists, _ = await self._lists([("top_category", category)], live, trace)
-        return lists
-
-    def _catalogue(self, live: LiveRelease, category: str = "") -> Candidates:
-        """The catalogue itself by popularity; the last source, so that no page is short while there are items."""
-        rows = live.below(category) if category else live.by_popularity
-        return sources.rows(live, rows[: self._settings.api.slate], category)
-
-    # Rules and ranking.
-
-    def _permitted(self, proposal: Proposal, ask: Ask, live: LiveRelease, trace: Trace) -> Pool:
-        with trace.timed("rerank"):
-            pool = sources.merged(proposal.parts, live)
-            rows = pool.rows
-            masks = {
-                "unavailable": ~live.available[rows],
-                "region": ~live.shown_in(proposal.region)[rows],
-                "this item": np.isin(rows, live.catalogue.rows(list(proposal.without))),
-            }
-            if not live.allow_repeats:
-                masks["seen"] = np.isin(rows, live.catalogue.rows(list(proposal.seen)))
-            found = rerank.filtered(masks, len(pool))
-            trace.facts |= {"candidates": len(pool), "dropped": dict(found.dropped)}
-            return pool.take(found.kept)
-
-    async def _ranked(
-        self, pool: Pool, region: str, ask: Ask, last_item: str, live: LiveRelease, trace: Trace
-    ) -> Pool | None:
-        """The first source in the order of the ranker, the others behind it; None if the ranker does not serve."""
-        count = int((pool.part == 0).sum())
+    async def _ranked(self, pool: Pool, count: int, visit: Visit) -> Pool | None:
+        """The first candidates in the order of the ranker, the others behind; None if the ranker does not serve."""
         request = RankingRequest(
-            live.catalogue.ids[pool.rows[:count]],
-            pool.scores[:count],
-            ask.user_id,
-            ask.session_id,
-            region,
-            ask.surface,
-            last_item,
+            visit.live.catalogue.ids[pool.rows[:count]],
+            pool.retrieval_scores(count, visit.live.vectors),
+            user_id=visit.ask.user_id,
+            session_id=visit.ask.session_id,
+            region=visit.region,
+            surface=visit.ask.surface,
+            recent=visit.recent,
+            preferences=visit.shopper.stated,
+            blend=visit.surface.objectives,
         )
-        answer = await self._calls.rank(request, live, trace) if count else None
+        answer = await self._calls.rank(request, visit.live, visit.trace)
         return None if answer is None else pool.scored(answer.scores)
 
-    def _arranged(self, pool: Pool, ask: Ask, live: LiveRelease, trace: Trace) -> list[Shown]:
+    def _arranged(self, pool: Pool, visit: Visit) -> list[Shown]:
+        live = visit.live
         made = rerank.arranged(
             live.categories[pool.rows],
             live.tops[pool.rows],
             length=self._settings.api.slate,
-            page=ask.count,
-            rules=NO_RULES if ask.category else RULES[ask.surface],
+            page=visit.ask.count,
+            rules=rerank.NO_RULES if visit.ask.category else visit.surface.rules.of_page,
         )
-        trace.facts["relaxed"] = dict(made.relaxed)
+        visit.trace.facts["relaxed"] = dict(made.relaxed)
         chosen = pool.take(made.order)
-        ids = live.catalogue.ids[chosen.rows]
-        columns = (ids, chosen.scores, chosen.part, chosen.place, chosen.rows)
         return [
             Shown(
-                str(item_id),
+                str(live.catalogue.ids[row]),
                 round(float(score), 6),
                 pool.parts[part].source,
+                chosen.tags(position),
                 reasons.of(pool.parts[part], int(place), int(row), live),
             )
-            for item_id, score, part, place, row in zip(*columns, strict=True)
+            for position, (row, score, part, place) in enumerate(
+                zip(chosen.rows, chosen.scores, chosen.part, chosen.place, strict=True)
+            )
         ]

@@ -1,7 +1,8 @@
 """Bringing events to the disk, once.
 
 The order of writes is what keeps the promise. The log first (flushed), then the answer; the index of known ids in
-Redis (`event:<event_id>` → digest of the body) follows the log. A crash between the two makes a retry an event that
+Redis (`event:<event_id>` → digest of the body) follows the log, and with it what the next request of the same shopper
+must know (`feature_repo.shoppers`). A crash between the two makes a retry an event that
 is logged twice, which every consumer removes by event_id; the other order would make it an event that is lost. While
 Redis is away, this process still knows the ids of its own last events.
 """
@@ -15,8 +16,9 @@ from typing import TypeVar
 import redis
 from pydantic import BaseModel, Field
 
-from feature_repo import online
+from feature_repo import online, shoppers
 from recsys import bus
+from recsys.inference import Deed
 from recsys.settings import Settings
 from serving.api.metrics import Metrics
 from serving.api.problems import Problem
@@ -37,11 +39,22 @@ class Receipt(BaseModel):
 
 @dataclass(frozen=True)
 class Line:
-    """An event as it goes into the log, and the digest by which it is known again."""
+    """An event as it goes into the log.
+
+    Attributes:
+        event_id: its own.
+        digest: of the body; by it the event is known again.
+        data: the line of the log.
+        user_id, session_id: who did it; "" for none.
+        deed: what the next request of the same shopper has to know; None for an event that says nothing of taste.
+    """
 
     event_id: str
     digest: bytes
     data: bytes
+    user_id: str = ""
+    session_id: str = ""
+    deed: Deed | None = None
 
 
 @dataclass
@@ -137,6 +150,8 @@ class Receiver:
             async with self.store.pipeline(transaction=False) as pipe:
                 for line in lines:
                     pipe.set(f"event:{line.event_id}", line.digest, ex=self.settings.api.duplicate_seconds, nx=True)
+                    if line.deed:
+                        shoppers.remember(pipe, line.user_id, line.session_id, line.deed)
                 await pipe.execute()
 
         await self._ask(write)

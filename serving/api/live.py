@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from feature_repo import transforms
 from feature_repo.events import top_category
-from models import catalogue, release
+from models import catalogue, embeddings, release
 from models.catalogue import Catalogue, Ranked
 from models.release import Release
 from recsys.errors import RecsysError
@@ -27,15 +27,23 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
 RETRY_SECONDS = 5.0
+NEW_DAYS = 14.0
 Lists = Mapping[str, Mapping[str, Ranked]]
 
 
 @dataclass(frozen=True, eq=False)
 class LiveRelease:
-    """A release and its catalogue, with the columns that a request needs as arrays by catalogue row."""
+    """A release and its catalogue, with the columns that a request needs as arrays by catalogue row.
+
+    Attributes:
+        release: the record.
+        catalogue: its items.
+        vectors: [items, dim] of its index, mapped from disk, so that all processes of a machine share one copy.
+    """
 
     release: Release
     catalogue: Catalogue
+    vectors: NDArray[np.float32]
 
     @property
     def release_id(self) -> str:
@@ -71,6 +79,23 @@ class LiveRelease:
     @cached_property
     def currencies(self) -> NDArray[np.object_]:
         return self.catalogue.column("currency")
+
+    @cached_property
+    def brands(self) -> NDArray[np.object_]:
+        return self.catalogue.column("brand")
+
+    @cached_property
+    def created(self) -> NDArray[np.float64]:
+        """[items] epoch seconds at which an item came into the catalogue; NaN where unknown."""
+        times = self.catalogue.column("created_at").astype("datetime64[us]")
+        return np.where(np.isnat(times), np.nan, times.astype(np.int64) / 1e6)
+
+    @cached_property
+    def newest(self) -> NDArray[np.int64]:
+        """Rows of the items that came in the last `NEW_DAYS` of the release's data, the newest first."""
+        age = self.as_of - self.created
+        fresh = np.flatnonzero((age >= 0) & (age < NEW_DAYS * transforms.SECONDS_PER_DAY))
+        return fresh[np.argsort(age[fresh], kind="stable")]
 
     @cached_property
     def available(self) -> NDArray[np.bool_]:
@@ -121,9 +146,13 @@ class LiveRelease:
 
     def below(self, category: str) -> NDArray[np.int64]:
         """Rows of a category and of all below it, the most popular first; empty for an unknown category."""
-        inside = [path == category or path.startswith(f"{category} > ") for path in self.category_paths]
-        rows: NDArray[np.int64] = self.by_popularity[np.asarray(inside, bool)[self.categories[self.by_popularity]]]
+        rows: NDArray[np.int64] = self.by_popularity[self.inside(category)[self.categories[self.by_popularity]]]
         return rows
+
+    def inside(self, category: str) -> NDArray[np.bool_]:
+        """[category paths] True for a category and all below it."""
+        below = f"{category} > "
+        return np.asarray([path == category or path.startswith(below) for path in self.category_paths], bool)
 
     @cached_property
     def _regional(self) -> tuple[NDArray[np.bool_], Mapping[str, NDArray[np.bool_]]]:
@@ -155,14 +184,22 @@ class LiveRelease:
             self.tops,
             self._regional,
         )
-        _ = (self.by_popularity, self.as_of, self.known, self.examples)
+        _ = (self.by_popularity, self.as_of, self.known, self.examples, self.brands, self.created, self.newest)
         return self
 
 
 def load(releases: release.Releases, found: Release) -> LiveRelease:
-    """Open a release's catalogue, every byte of it checked. Raises ArtifactError."""
+    """Open a release's catalogue and vectors, every byte of them checked.
+
+    Raises:
+        ArtifactError, BadIndex: they are damaged, or do not belong together.
+    """
     opened = releases.open(found, "catalogue")
-    return LiveRelease(found, catalogue.read(opened.path, opened.manifest.meta)).prepare()
+    items = catalogue.read(opened.path, opened.manifest.meta)
+    ids, vectors = embeddings.read(releases.open(found, "index").path)
+    if not np.array_equal(ids, items.ids):
+        raise embeddings.BadIndex(f"the index of {found.release_id} holds other items than its catalogue; roll back")
+    return LiveRelease(found, items, vectors).prepare()
 
 
 async def _nothing(found: LiveRelease) -> None:

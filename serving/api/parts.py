@@ -14,6 +14,7 @@ from serving.api.intake import Receiver
 from serving.api.live import Watcher
 from serving.api.metrics import Metrics
 from serving.api.pages import Pages
+from serving.api.surfaces import Surfaces
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Parts:
     watcher: Watcher
     client: inference.Client
     store: online.AsyncClient
+    surfaces: Surfaces
     funnel: Funnel
     pages: Pages
     decisions: Decisions
@@ -53,6 +55,7 @@ def build(settings: Settings, metrics: Metrics) -> Parts:
         watcher=Watcher(root, calls.warm),
         client=client,
         store=store,
+        surfaces=Surfaces(settings),
         funnel=Funnel(settings, calls),
         pages=Pages(settings, store),
         decisions=Decisions(settings, metrics),

@@ -8,7 +8,7 @@ checked, and is never said.
 
 from feature_repo.events import EventType
 from serving.api.live import LiveRelease
-from serving.api.sources import Candidates
+from serving.api.sources.candidates import Candidates
 
 NEUTRAL = "Picked for you"
 DID = {
@@ -43,6 +43,12 @@ def of(candidates: Candidates, place: int, row: int, live: LiveRelease) -> str:
             return f"Often viewed with {_title(candidates.key, live)}"
         case "popular":
             return _popular(candidates.scope, candidates.key)
+        case "taste":
+            return f"Because you like {leaf(candidates.key)}"
+        case "again":
+            return "From your history"
+        case "new":
+            return "New in the catalogue"
         case "catalogue" if candidates.key:
             return f"From {leaf(candidates.key)}"
         case "catalogue":
@@ -81,8 +87,6 @@ def _popular(scope: str, key: str) -> str:
             return f"Popular with ages {age} in {region}"
         case "category" | "top_category":
             return f"Trending in {leaf(key)}"
-        case "new":
-            return "New in the catalogue"
         case _:
             return "Popular right now"
 

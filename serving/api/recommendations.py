@@ -8,12 +8,13 @@ import orjson
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from serving.api import auth, pages
-from serving.api.contract import Ask, Id, Page, Surface
+from serving.api.contract import Ask, Id, Page
 from serving.api.funnel import Shown, Slate
 from serving.api.live import LiveRelease
 from serving.api.pages import Cursor, Kept
 from serving.api.parts import Parts
 from serving.api.problems import Problem, documented
+from serving.api.surfaces import About, Surface
 from serving.api.trace import Trace
 
 router = APIRouter(prefix="/api/v1", tags=["recommendations"])
@@ -34,8 +35,12 @@ async def recommendations(
 ) -> Response:
     """Items for a shopper and a surface, each with a true reason.
 
+    Surfaces are configured; as shipped, they are
+
     - `home`: personal; for a new shopper what is popular with their age group and region
     - `similar`: items like `item_id`
+    - `because_you_viewed`: items like the one that the shopper viewed last
+    - `cart`: what goes with the items of `cart`
     - `trending`: what is popular now, in `region` or in `category`
     - `category`: what is popular in `category`
 
@@ -47,13 +52,14 @@ async def recommendations(
     request.scope["trace"] = trace
     _check_count(ask, parts)
     live = _live(parts)
-    _check(ask, live)
+    surface = _surface(ask, parts)
+    _check(ask, surface, live)
     cursor = parts.pages.read(ask)
     kept = await parts.pages.find(cursor.slate_id) if cursor else None
     if kept is None:
         if cursor:
             trace.notes.append("the ranking of the first page is lost; this page was made anew and may repeat items")
-        live, slate = await _slate(ask, x_last_item, live, parts, trace)
+        live, slate = await _slate(ask, surface, x_last_item, live, parts, trace)
         kept = Kept(live.release_id, slate)
     if kept.release_id != live.release_id:
         trace.notes.append(f"this page comes from the earlier release {kept.release_id}")
@@ -73,36 +79,48 @@ def _live(parts: Parts) -> LiveRelease:
     return parts.watcher.current
 
 
-def _check(ask: Ask, live: LiveRelease) -> None:
+def _surface(ask: Ask, parts: Parts) -> Surface:
+    known = parts.surfaces.current
+    if ask.surface not in known:
+        detail = f"no surface {ask.surface!r}; it is one of {', '.join(known)} (see serving/api/surfaces.yaml)"
+        raise Problem(404, "unknown-surface", detail)
+    return known[ask.surface]
+
+
+def _check(ask: Ask, surface: Surface, live: LiveRelease) -> None:
     """What the surface needs, and whether it exists."""
-    if ask.item_id and ask.surface is not Surface.SIMILAR:
-        raise Problem(400, "item-unused", f"item_id is for surface=similar; surface={ask.surface} has no use for it")
-    if ask.category and ask.surface not in (Surface.CATEGORY, Surface.TRENDING):
-        detail = f"category is for surface=category and trending; surface={ask.surface} has no use for it"
-        raise Problem(400, "category-unused", detail)
-    if ask.surface is Surface.SIMILAR:
-        if not ask.item_id:
-            raise Problem(400, "item-missing", "surface=similar needs item_id, the item on the page")
-        if ask.item_id not in live.catalogue.row_of:
-            detail = f"no item {ask.item_id!r} in release {live.release_id}; take ids from a recommendation"
-            raise Problem(404, "unknown-item", detail)
-    if ask.surface is Surface.CATEGORY and not ask.category:
-        raise Problem(400, "category-missing", "surface=category needs category, a path or a most general category")
+    if surface.about is About.ITEM and not ask.item_id:
+        raise Problem(400, "item-missing", f"surface={ask.surface} needs item_id, the item on the page")
+    if ask.item_id and surface.about is not About.ITEM:
+        raise Problem(400, "item-unused", f"surface={ask.surface} is about no single item and has no use for item_id")
+    if ask.cart and surface.about is not About.CART:
+        raise Problem(400, "cart-unused", f"surface={ask.surface} is about no cart and has no use for cart")
+    if ask.item_id and ask.item_id not in live.catalogue.row_of:
+        detail = f"no item {ask.item_id!r} in release {live.release_id}; take ids from a recommendation"
+        raise Problem(404, "unknown-item", detail)
+    if surface.about is About.CATEGORY and not ask.category:
+        detail = f"surface={ask.surface} needs category, a path or a most general category"
+        raise Problem(400, "category-missing", detail)
     if ask.category and ask.category not in live.known:
-        detail = (
-            f"no category {ask.category!r} in release {live.release_id}; it is one of {', '.join(live.examples)}, …"
-        )
+        examples = ", ".join(live.examples)
+        detail = f"no category {ask.category!r} in release {live.release_id}; it is one of {examples}, …"
         raise Problem(404, "unknown-category", detail)
+    if ask.min_price is not None and ask.max_price is not None and ask.min_price > ask.max_price:
+        detail = f"min_price {ask.min_price:g} is above max_price {ask.max_price:g}; no item can meet both"
+        raise Problem(422, "prices-crossed", detail)
 
 
-async def _slate(ask: Ask, last_item: str, live: LiveRelease, parts: Parts, trace: Trace) -> tuple[LiveRelease, Slate]:
+async def _slate(
+    ask: Ask, surface: Surface, last_item: str, live: LiveRelease, parts: Parts, trace: Trace
+) -> tuple[LiveRelease, Slate]:
     """The slate and the release that made it; once more from the start if the release changed under it."""
-    slate = await parts.funnel.slate(ask, last_item, live, trace)
+    slate = await parts.funnel.slate(ask, surface, last_item, live, trace)
     switched = any(fall.why == "release" for fall in trace.falls)
     if switched and await parts.watcher.refresh() and parts.watcher.current:
         live = parts.watcher.current
         trace.falls.clear()
-        slate = await parts.funnel.slate(ask, last_item, live, trace)
+        trace.missing.clear()
+        slate = await parts.funnel.slate(ask, surface, last_item, live, trace)
     return live, slate
 
 
@@ -119,6 +137,7 @@ def _respond(
         "surface": ask.surface,
         "rung": kept.slate.rung,
         "degraded": kept.slate.degraded,
+        "missing": list(trace.missing),
         "notes": trace.notes,
     }
     parts.decisions.write(ask, last_item, kept.release_id, kept.slate.rung, shown, first, trace)
@@ -139,6 +158,7 @@ def _items(shown: list[Shown], live: LiveRelease) -> list[dict[str, object]]:
             "score": item.score,
             "reason": item.reason,
             "source": item.source,
+            "sources": item.sources,
         }
         for item, row in found
     ]

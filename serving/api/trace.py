@@ -28,6 +28,7 @@ class Trace:
         request_id: as in X-Request-ID.
         timings: milliseconds by stage; a predictor's own stages have its name before theirs.
         falls: stages that did not serve, in order.
+        missing: candidate sources that did not serve in time, each once.
         notes: sentences for the caller about this response.
         facts: counts for the decision log: candidates, dropped, relaxed.
     """
@@ -35,6 +36,7 @@ class Trace:
     request_id: str
     timings: dict[str, float] = field(default_factory=dict)
     falls: list[Fall] = field(default_factory=list)
+    missing: dict[str, None] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
 

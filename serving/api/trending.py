@@ -3,14 +3,12 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from feature_repo import online
 from models.catalogue import Ranked
-from serving.api import sources
 from serving.api.live import LiveRelease
-from serving.api.sources import Candidates
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +17,7 @@ GLOBAL: Key = ("global", "")
 LARGEST = 10_000  # lists in memory; keys come from requests, so there has to be an end
 
 # Reads online lists by key; None if the store does not answer.
-Read = Callable[[Sequence[str]], Awaitable[online.Snapshot | None]]
+Read = Callable[[Sequence[str]], Awaitable[Mapping[str, Ranked] | None]]
 
 
 @dataclass
@@ -35,7 +33,7 @@ class Trending:
     _kept: dict[Key, tuple[float, Ranked]] = field(default_factory=dict)
     _refreshing: asyncio.Task[None] | None = None
 
-    async def lists(self, keys: Sequence[Key], live: LiveRelease, read: Read) -> tuple[list[Candidates], bool]:
+    async def lists(self, keys: Sequence[Key], live: LiveRelease, read: Read) -> tuple[list[tuple[Key, Ranked]], bool]:
         """The lists that exist among `keys`, in that order, and whether they are the release's static ones."""
         now = time.monotonic()
         if missing := [key for key in keys if key not in self._kept]:
@@ -47,16 +45,16 @@ class Trending:
         static = not any(ranked for _, ranked in found)
         if static:
             found = [((scope, key), live.popular.get(scope, {}).get(key, [])) for scope, key in keys]
-        return [sources.listed("popular", ranked, *key) for key, ranked in found if ranked], static
+        return [(key, ranked) for key, ranked in found if ranked], static
 
     async def _refresh(self, keys: Sequence[Key], now: float, read: Read) -> None:
-        snapshot = await read([online.trending_key(*key) for key in keys])
-        if snapshot is None:
+        fresh = await read([online.trending_key(*key) for key in keys])
+        if fresh is None:
             return
         if len(self._kept) > LARGEST:
             self._kept.clear()
         for key in keys:
-            self._kept[key] = (now + self.seconds, snapshot.lists[online.trending_key(*key)])
+            self._kept[key] = (now + self.seconds, fresh[online.trending_key(*key)])
 
 
 def of_category(category: str) -> list[Key]:

@@ -16,7 +16,7 @@ from feature_repo import store, transforms
 from models import artifact, two_tower
 from models.index import Index
 from models.release import Release
-from recsys.inference import Profile, RetrievalRequest, RetrievalResponse, strings
+from recsys.inference import Deed, Profile, RetrievalRequest, RetrievalResponse, strings
 from recsys.settings import Settings
 from serving.predictors import server, stages, visitors
 from serving.predictors.visitors import Visitor
@@ -62,6 +62,7 @@ class Retriever:
             evidence=evidence,
             evidence_events=events,
             profile=self._profile(visitor, request.region),
+            query=vector[0],
             release=self._release_id,
             timings=watch.milliseconds,
         )
@@ -71,7 +72,7 @@ class Retriever:
         known = str(self._index.ids[0])
         for k in WARM_SIZES:
             for request in (
-                RetrievalRequest(user_id="warm-up", session_id="warm-up", last_item=known, k=k),
+                RetrievalRequest(user_id="warm-up", session_id="warm-up", recent=(Deed(0, "view", known),), k=k),
                 RetrievalRequest(query_item=known, k=k),
             ):
                 self.answer(request)

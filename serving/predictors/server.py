@@ -60,7 +60,7 @@ REQUESTS: Mapping[Role, type[RetrievalRequest] | type[RankingRequest]] = {
     "retrieval": RetrievalRequest,
     "ranking": RankingRequest,
 }
-_STRING_INPUTS = {"user_id", "session_id", "query_item", "last_item", "region", "surface", "item_ids"}
+_STRING_INPUTS = {"user_id", "session_id", "query_item", "recent", "preferences", "region", "surface", "item_ids"}
 
 
 class Predictor(kserve.Model):  # type: ignore[misc]
@@ -96,11 +96,12 @@ class Predictor(kserve.Model):  # type: ignore[misc]
     def get_input_types(self) -> list[dict[str, Any]]:
         names = ("user_id", "session_id", "region")
         more: dict[Role, dict[str, str]] = {
-            "retrieval": {"query_item": "BYTES", "last_item": "BYTES", "k": "INT32"},
-            "ranking": {"surface": "BYTES", "last_item": "BYTES"},
+            "retrieval": {"query_item": "BYTES", "k": "INT32"},
+            "ranking": {"surface": "BYTES"},
         }
         single = dict.fromkeys(names, "BYTES") | more[self.role]
         described = [{"name": n, "datatype": t, "shape": [1]} for n, t in single.items()]
+        described += [{"name": n, "datatype": "BYTES", "shape": [-1]} for n in ("recent", "preferences")]
         if self.role == "ranking":
             described += [{"name": "item_ids", "datatype": "BYTES", "shape": [-1]}]
             described += [{"name": "retrieval_scores", "datatype": "FP32", "shape": [-1]}]

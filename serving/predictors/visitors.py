@@ -6,7 +6,7 @@ request.
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self
@@ -16,7 +16,7 @@ from feast.types import Array
 from feature_repo import names, store, transforms
 from models.release import Release
 from recsys.errors import Retryable
-from recsys.inference import RankingRequest, RetrievalRequest
+from recsys.inference import Deed, RankingRequest, RetrievalRequest
 from serving.predictors import stages
 
 log = logging.getLogger(__name__)
@@ -83,40 +83,46 @@ class Reader:
         """Who asks, at this moment; timed as the stage `features`, and counted where the store does not answer."""
         now = transforms.request_time(self._clock(), self._as_of)
         with watch.stage("features"):
-            visitor = self._at(now, request.user_id, request.session_id, request.last_item)
+            visitor = self._at(now, request)
         if visitor.degraded:
             stages.DEGRADED.labels(request.model).inc()
         return visitor
 
-    def _at(self, now: float, user_id: str, session_id: str, last_item: str) -> Visitor:
+    def _at(self, now: float, request: RetrievalRequest | RankingRequest) -> Visitor:
         """One visitor at `now`, epoch seconds.
 
-        A user without history, and an anonymous visitor, is known by the session. `last_item` counts as a view at
-        this moment, which the stream may not have brought to the store yet.
+        A user without history, and an anonymous visitor, is known by the session. What the request says of this
+        moment comes on top of what the store knows, or is all there is where the store is away.
         """
         values, degraded = dict(self._stranger), False
         try:
-            if user_id:
-                values |= store.online_user(self._features, user_id, self._service)
-            if session_id and not values["history_items"]:
-                values |= store.online_session(self._features, session_id)
+            if request.user_id:
+                values |= store.online_user(self._features, request.user_id, self._service)
+            if request.session_id and not values["history_items"]:
+                values |= store.online_session(self._features, request.session_id)
         except Retryable as error:
             log.warning("serving a stranger: %s", error)
             values, degraded = dict(self._stranger), True
         known = not degraded and any(value not in (None, []) for value in values.values())
-        return Visitor(values | _history(values, last_item, now), known, degraded, now)
+        stated = {"preferences": list(request.preferences)} if request.preferences else {}
+        return Visitor(values | _history(values, request.recent, now) | stated, known, degraded, now)
 
 
-def _history(values: Mapping[str, Any], last_item: str, now: float) -> dict[str, list[Any]]:
-    """The history as of now, oldest first, as long as training knows them.
+def _history(values: Mapping[str, Any], recent: Sequence[Deed], now: float) -> dict[str, list[Any]]:
+    """The history as of now with what was done this moment, oldest first, as long as training knows them.
 
     The store holds only what has happened, but "now" stands still a day after the data of the release end
     (`transforms.request_time`). Events of the wall clock's later days are moved to the last second, in their
     order, so that they count as what they are: the newest.
     """
-    items, events, times = (list(values[name]) for name in names.HISTORY)
-    if last_item:
-        items, events, times = [*items, last_item], [*events, "view"], [*times, int(now)]
+    columns: Any = (values[name] for name in ("history_times", "history_events", "history_items"))
+    held = [Deed(*deed) for deed in zip(*columns, strict=True)]
+    known = set(held)
+    held += [deed for deed in recent if deed not in known]
     latest = int(now) - 1
-    columns = items, events, [min(t, latest) for t in times]
-    return {name: values[-names.HISTORY_LENGTH :] for name, values in zip(names.HISTORY, columns, strict=True)}
+    held = held[-names.HISTORY_LENGTH :]
+    return {
+        "history_items": [deed.item_id for deed in held],
+        "history_events": [deed.event for deed in held],
+        "history_times": [min(deed.time, latest) for deed in held],
+    }

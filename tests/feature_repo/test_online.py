@@ -1,14 +1,14 @@
 """Keys and codecs of the online store, against a real Redis."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feature_repo import online
+from feature_repo import online, shoppers
 from recsys.errors import Retryable
 from recsys.settings import Settings
 
@@ -24,6 +24,12 @@ def client(online_settings: Settings) -> Iterator[online.Client]:
         yield client
 
 
+@pytest.fixture
+async def reader(online_settings: Settings) -> AsyncIterator[online.AsyncClient]:
+    async with online.connect_async(online_settings.redis_url) as reader:
+        yield reader
+
+
 @given(ranked)
 def test_lists_survive_the_codec(rows: list[tuple[str, float]]) -> None:
     found = online.decode(online.encode(rows))
@@ -32,26 +38,17 @@ def test_lists_survive_the_codec(rows: list[tuple[str, float]]) -> None:
 
 
 @pytest.mark.services
-def test_one_read_brings_lists_watched_items_and_feed(client: online.Client) -> None:
+async def test_one_read_brings_lists_whole(client: online.Client, reader: online.AsyncClient) -> None:
     mugs, none = online.trending_key("region", "Köln > Ehrenfeld"), online.trending_key("global")
     online.replace_lists(client, "trending", [(mugs, [("mug", 2.5), ("cup", 1.0)])])
-    online.add_watched(client, [("ann", {"mug": AS_OF - 1})], AS_OF)
-    online.write_feeds(client, [("ann", [("plate", 0.5)])])
-    found = online.read(client, [mugs, none], "ann", now=AS_OF)
-    assert found == online.Snapshot(
-        {mugs: [("mug", 2.5), ("cup", 1.0)], none: []}, frozenset({"mug"}), [("plate", 0.5)]
-    )
-    assert online.read(client, [], "nobody", now=AS_OF) == online.Snapshot()
-    assert client.ttl(online.feed_key("ann")) in range(online.FEED_SECONDS - 5, online.FEED_SECONDS + 1)
+    assert await online.read_lists(reader, [mugs, none]) == {mugs: [("mug", 2.5), ("cup", 1.0)], none: []}
+    assert await online.read_lists(reader, []) == {}
 
 
 @pytest.mark.services
-async def test_the_asynchronous_read_agrees(client: online.Client, online_settings: Settings) -> None:
-    key = online.covisit_key("bought", "mug")
-    online.replace_lists(client, "covisitation", [(key, [("saucer", 3.0)])])
-    online.add_watched(client, [("ann", {"mug": AS_OF})], AS_OF)
-    async with online.connect_async(online_settings.redis_url) as other:
-        assert await online.read_async(other, [key], "ann", AS_OF) == online.read(client, [key], "ann", AS_OF)
+def test_a_feed_is_forgotten_after_half_an_hour(client: online.Client) -> None:
+    online.write_feeds(client, [("ann", [("plate", 0.5)])])
+    assert client.ttl(online.feed_key("ann")) in range(online.FEED_SECONDS - 5, online.FEED_SECONDS + 1)
 
 
 @pytest.mark.services
@@ -65,10 +62,12 @@ def test_a_list_that_vanished_leaves_and_other_groups_stay(client: online.Client
 
 
 @pytest.mark.services
-def test_watched_items_expire_30_days_after_they_were_watched(client: online.Client) -> None:
+async def test_watched_items_expire_30_days_after_they_were_watched(
+    client: online.Client, reader: online.AsyncClient
+) -> None:
     online.add_watched(client, [("ann", {"old": AS_OF - 31 * DAY, "mid": AS_OF - 20 * DAY, "new": AS_OF - DAY})], AS_OF)
-    assert online.read(client, user_id="ann", now=AS_OF).watched == {"mid", "new"}
-    assert online.read(client, user_id="ann", now=AS_OF + 11 * DAY).watched == {"new"}
+    assert (await shoppers.read(reader, "ann", "", AS_OF)).watched == {"mid", "new"}
+    assert (await shoppers.read(reader, "ann", "", AS_OF + 11 * DAY)).watched == {"new"}
     assert client.ttl(online.watched_key("ann")) == pytest.approx(29 * DAY, abs=5)
 
 
@@ -89,17 +88,19 @@ def test_freshness_says_which_day_readers_see(client: online.Client) -> None:
     assert online.freshness(client, "trending") == mark
 
 
-def test_a_missing_redis_is_retryable_and_soon_known(settings: Settings) -> None:
+async def test_a_missing_redis_is_retryable_and_soon_known(settings: Settings) -> None:
     started = time.monotonic()
-    with online.connect(settings.redis_url) as client, pytest.raises(Retryable, match="is Redis up"):
-        online.read(client, ["trending:global:"])
+    async with online.connect_async(settings.redis_url) as reader:
+        with pytest.raises(Retryable, match="is Redis up"):
+            await online.read_lists(reader, ["trending:global:"])
     assert time.monotonic() - started < 1
 
 
-def test_a_redis_that_hangs_is_given_up(hanging_url: str) -> None:
+async def test_a_redis_that_hangs_is_given_up(hanging_url: str) -> None:
     started = time.monotonic()
-    with online.connect(hanging_url) as client, pytest.raises(Retryable, match="Timeout"):
-        online.read(client, ["trending:global:"])
+    async with online.connect_async(hanging_url) as reader:
+        with pytest.raises(Retryable, match="Timeout"):
+            await online.read_lists(reader, ["trending:global:"])
     assert time.monotonic() - started < 4 * online.READ_TIMEOUT
 
 

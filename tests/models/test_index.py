@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from models import index
+from models import embeddings, index
 
 
 def vectors(count: int, dim: int = 16, seed: int = 1) -> NDArray[np.float32]:
@@ -118,15 +118,15 @@ def test_save_and_load_answer_alike_even_after_a_move(count: int, tmp_path: Path
 
 def test_a_broken_build_is_refused() -> None:
     good = vectors(3)
-    with pytest.raises(index.BadIndex, match="2 ids for 3 vectors"):
+    with pytest.raises(embeddings.BadIndex, match="2 ids for 3 vectors"):
         index.Index.build(["a", "b"], good)
-    with pytest.raises(index.BadIndex, match="1 ids occur twice"):
+    with pytest.raises(embeddings.BadIndex, match="1 ids occur twice"):
         index.Index.build(["a", "b", "a"], good)
-    with pytest.raises(index.BadIndex, match="must be a float32 matrix with rows"):
+    with pytest.raises(embeddings.BadIndex, match="must be a float32 matrix with rows"):
         index.Index.build([], good[:0])
     holed = good.copy()
     holed[1, 0] = np.nan
-    with pytest.raises(index.BadIndex, match="1 of 3 vectors hold NaN"):
+    with pytest.raises(embeddings.BadIndex, match="1 of 3 vectors hold NaN"):
         index.Index.build(["a", "b", "c"], holed)
 
 
@@ -138,7 +138,7 @@ def saved(tmp_path: Path) -> Path:
 
 def test_load_refuses_parts_of_different_builds(saved: Path) -> None:
     pyarrow.parquet.write_table(pa.table({"item_id": ids(99)}), saved / "ids.parquet")
-    with pytest.raises(index.BadIndex, match="99 ids for 100 vectors"):
+    with pytest.raises(embeddings.BadIndex, match="99 ids for 100 vectors"):
         index.Index.load(saved)
 
 
@@ -146,24 +146,24 @@ def test_load_refuses_nan_and_another_dimension(saved: Path) -> None:
     items = vectors(100)
     items[7] = np.nan
     np.save(saved / "embeddings.npy", items)
-    with pytest.raises(index.BadIndex, match="hold NaN"):
+    with pytest.raises(embeddings.BadIndex, match="hold NaN"):
         index.Index.load(saved)
     np.save(saved / "embeddings.npy", vectors(100, dim=8))
-    with pytest.raises(index.BadIndex, match="dimension 8"):
+    with pytest.raises(embeddings.BadIndex, match="dimension 8"):
         index.Index.load(saved)
 
 
 def test_load_refuses_fewer_vectors_in_scann(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     np.save(saved / "embeddings.npy", vectors(50))
     pyarrow.parquet.write_table(pa.table({"item_id": ids(50)}), saved / "ids.parquet")
-    with pytest.raises(index.BadIndex, match="ScaNN holds 100 vectors"):
+    with pytest.raises(embeddings.BadIndex, match="ScaNN holds 100 vectors"):
         index.Index.load(saved)
 
 
 @pytest.mark.parametrize("name", ["embeddings.npy", "ids.parquet", "settings.json", "scann/scann_assets.pbtxt"])
 def test_load_names_a_file_that_is_gone(saved: Path, name: str) -> None:
     (saved / name).unlink()
-    with pytest.raises(index.BadIndex, match="build the index again"):
+    with pytest.raises(embeddings.BadIndex, match="build the index again"):
         index.Index.load(saved)
 
 

@@ -14,7 +14,7 @@ import pyarrow.parquet
 import pytest
 
 from feature_repo import names
-from models import artifact, catalogue, index, release
+from models import artifact, catalogue, embeddings, index, release
 from pipelines import build_index, datasets, validate_index
 from recsys.errors import BadData
 from recsys.settings import Settings, Storage
@@ -86,7 +86,7 @@ def rebuilt(settings: Settings, change: Callable[[Path], None]) -> None:
 
 def parts(folder: Path) -> tuple[Any, Any]:
     """Ids and vectors of an index, in memory: a mapped file must not be written over."""
-    ids, stored = index.read(folder)
+    ids, stored = embeddings.read(folder)
     return ids, np.array(stored)
 
 

@@ -1,5 +1,6 @@
 """What the offline tables say is what the online store answers, on a real Redis."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -8,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from feature_repo import definitions, events, names, online, store
+from feature_repo import definitions, events, names, online, shoppers, store
 from pipelines import datasets, materialize
 from pipelines.datasets import Lake, RunId
 from recsys.errors import Exit, Retryable
@@ -28,6 +29,16 @@ def run(settings: Settings, *views: materialize.Group, day: date = DAY) -> dict[
     params = materialize.Params(day=day, run=RunId("r1"), views=list(views))
     written: dict[str, int] = materialize.main(params, settings)["written"]
     return written
+
+
+def read(settings: Settings, *users: str, now: float = AS_OF.timestamp()) -> dict[str, shoppers.Shopper]:
+    """What the API will know of each user."""
+
+    async def ask() -> dict[str, shoppers.Shopper]:
+        async with online.connect_async(settings.redis_url) as client:
+            return {user: await shoppers.read(client, user, "", now) for user in users}
+
+    return asyncio.run(ask())
 
 
 def history(lake: Lake, day: date, rows: Mapping[str, Sequence[str]]) -> None:
@@ -92,8 +103,12 @@ def test_a_point_in_time_join_and_the_online_store_agree(online_settings: Settin
         "user_history": 3,
         "user_activity": 2,
         "user_categories": 0,
+        "profiles": 3,
         "watched": 0,
     }
+    known = read(online_settings, "ann", "nobody")
+    assert known["ann"].profile == shoppers.Profile(items=("cup", "mug"), events=3)
+    assert known["nobody"] == shoppers.Shopper()
     feast = store.connect(online_settings)
     users = ["ann", "bob", "cid", "nobody"]
     when = pd.Timestamp(AS_OF) + pd.Timedelta(hours=5)
@@ -147,8 +162,8 @@ def test_watched_sets_hold_what_known_users_acted_on_lately(online_settings: Set
     assert run(online_settings, "features")["watched"] == 1
     with online.connect(online_settings.redis_url) as client:
         now = AS_OF.timestamp()
-        assert online.read(client, user_id="ann", now=now).watched == {"mug", "pot"}
-        assert online.read(client, user_id="ann", now=now + 2 * 3600).watched == {"mug"}
+        assert read(online_settings, "ann", now=now)["ann"].watched == {"mug", "pot"}
+        assert read(online_settings, "ann", now=now + 2 * 3600)["ann"].watched == {"mug"}
         assert client.zscore(online.watched_key("ann"), "mug") == now - 3600
         assert client.ttl(online.watched_key("ann")) == pytest.approx(30 * 86_400 - 3600, abs=10)
 
@@ -159,11 +174,12 @@ def test_trending_lists_arrive_in_order_and_leave_when_they_die(online_settings:
     everything, toys = online.trending_key("global"), online.trending_key("category", "Toys")
     also = online.covisit_key("bought", "mug")
     with online.connect(online_settings.redis_url) as client:
-        found = online.read(client, [everything, toys, also])
-        assert found.lists == {everything: [("mug", 4.0), ("cup", 1.0)], toys: [("car", 3.0)], also: [("cup", 2.0)]}
+        found = [online.decode(value) for value in client.mget([everything, toys, also])]
+        assert found == [[("mug", 4.0), ("cup", 1.0)], [("car", 3.0)], [("cup", 2.0)]]
         ranked(lake, [("global", "", 1, "cup", 1.0)])
         run(online_settings, "trending")
-        assert online.read(client, [everything, toys]).lists == {everything: [("cup", 1.0)], toys: []}
+        found = [online.decode(value) for value in client.mget([everything, toys])]
+        assert found == [[("cup", 1.0)], []]
         mark = online.freshness(client, "trending")
     assert mark is not None
     assert (mark.day, mark.run, mark.as_of, mark.count) == ("2026-03-10", "r1", AS_OF.timestamp(), 2)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys import inference
-from recsys.inference import Profile, RankingRequest, RankingResponse, RetrievalRequest, RetrievalResponse
+from recsys.inference import Deed, Profile, RankingRequest, RankingResponse, RetrievalRequest, RetrievalResponse
 
 text = st.text(max_size=12)
 
@@ -18,11 +18,15 @@ def received(message: object) -> dict[str, np.ndarray]:  # type: ignore[type-arg
     return {tensor.name: inference.decode(tensor.datatype, tensor.shape, raw) for tensor, raw in pairs}
 
 
-@given(text, text, text, text, text, st.integers(1, 3000))
+VIEWED = Deed(1_700_000_000, "view", "i9")
+deeds = st.lists(st.builds(Deed, st.integers(0, 2**40), st.sampled_from(["view", "purchase"]), text), max_size=3)
+
+
+@given(text, text, text, deeds, st.lists(text, max_size=3), text, st.integers(1, 3000))
 def test_a_retrieval_request_arrives_as_it_was(
-    user: str, session: str, query: str, last: str, region: str, k: int
+    user: str, session: str, query: str, recent: list[Deed], stated: list[str], region: str, k: int
 ) -> None:
-    request = RetrievalRequest(user, session, query, last, region, k)
+    request = RetrievalRequest(user, session, query, tuple(recent), tuple(stated), region, k)
     message = inference.request_message(request, "r7")
     assert message.parameters["release"].string_param == "r7"
     assert RetrievalRequest.from_tensors(received(message)) == request
@@ -34,24 +38,25 @@ def test_a_retrieval_request_arrives_as_it_was(
 )
 def test_a_ranking_request_arrives_as_it_was(items: list[tuple[str, float]], blend: dict[str, float]) -> None:
     ids, scores = [i for i, _ in items], [s for _, s in items]
-    request = RankingRequest(ids, scores, user_id="u", surface="cart", last_item="i9", blend=blend)
+    request = RankingRequest(ids, scores, user_id="u", surface="cart", recent=(VIEWED,), blend=blend)
     found = RankingRequest.from_tensors(received(inference.request_message(request, "")))
     assert list(found.item_ids) == ids
     np.testing.assert_array_equal(found.retrieval_scores, np.array(scores, np.float32))
-    assert (found.user_id, found.surface, found.last_item, found.blend) == ("u", "cart", "i9", blend)
+    assert (found.user_id, found.surface, found.recent, found.blend) == ("u", "cart", (VIEWED,), blend)
 
 
 def test_responses_arrive_as_they_were() -> None:
     profile = Profile(True, 3, "France", "25-34", ("i1", "i2"), degraded=True)
     ids, scores = inference.strings(["é", "i2"]), np.array([0.5, 0.25], np.float32)
     nothing = inference.strings(["", "i2"])
-    sent = RetrievalResponse(ids, scores, nothing, nothing, profile, "r1", {"tower": 1.5})
+    sent = RetrievalResponse(ids, scores, nothing, nothing, profile, np.ones(2, np.float32), "r1", {"tower": 1.5})
     message = inference.response_message(sent, "retrieval", "id-1")
     arrived = inference.messages.ModelInferResponse.FromString(message.SerializeToString())
     assert (arrived.id, arrived.model_version) == ("id-1", "r1")
     found = RetrievalResponse.from_tensors(*inference.read_response(arrived))
     assert found.item_ids.tolist() == ["é", "i2"]
     assert found.evidence.tolist() == ["", "i2"]
+    assert found.query.tolist() == [1.0, 1.0]
     assert (found.profile, found.release, found.timings) == (profile, "r1", {"tower": 1.5})
     ranked = inference.response_message(RankingResponse(scores, scores, scores, scores, 2 * scores, "r1"), "ranking")
     assert RankingResponse.from_tensors(*inference.read_response(ranked)).revenue.tolist() == [1.0, 0.5]
@@ -65,6 +70,8 @@ def test_a_request_without_a_tensor_is_named() -> None:
         RetrievalRequest.from_tensors(tensors | {"k": np.array([1, 2], np.int32)})
     with pytest.raises(ValueError, match=r"k must be in 1..3000, got 0"):
         RetrievalRequest.from_tensors(RetrievalRequest(k=0).tensors())
+    with pytest.raises(ValueError, match="a deed is <epoch seconds> TAB"):
+        RetrievalRequest.from_tensors(tensors | {"recent": inference.strings(["yesterday"])})
     with pytest.raises(ValueError, match="datatype 'FP64'"):
         inference.decode("FP64", [1], b"\0" * 8)
 

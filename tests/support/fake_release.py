@@ -10,7 +10,7 @@ import fake_models
 import pandas as pd
 from feast.types import Array
 
-from feature_repo import definitions, online, store
+from feature_repo import definitions, online, shoppers, store
 from models import artifact
 from models.release import Reference, Release, ReleaseId
 from pipelines import build_index, datasets
@@ -92,3 +92,6 @@ def known_user(settings: Settings, user_id: str, items: list[str]) -> None:
         settings, "user_history", user_id=user_id,
         history_items=items, history_events=["purchase"] * len(items), history_times=times,
     )  # fmt: skip
+    profile = shoppers.Profile("France", "25-34", items=tuple(items), events=len(items))
+    with online.connect(settings.redis_url, online.WRITE_TIMEOUT) as client:
+        shoppers.write_profiles(client, [(user_id, profile)])

@@ -14,9 +14,11 @@ import grpc.aio
 import httpx
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet
 import pytest
+from numpy.typing import NDArray
 
-from feature_repo import events, online
+from feature_repo import events, online, shoppers
 from models import artifact, catalogue
 from models.release import Reference, Release, ReleaseId
 from recsys import inference
@@ -52,6 +54,12 @@ def items(count: int = 60) -> pa.Table:
     return pa.Table.from_pylist(rows, schema)
 
 
+def embeddings(count: int = 60) -> NDArray[np.float32]:
+    """[count, 2] of unit norm; the angle grows with the number, a quarter turn in all."""
+    angle = np.linspace(0, np.pi / 2, count)
+    return np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
+
+
 def ranked(*numbers: int) -> list[tuple[str, float]]:
     return [(f"i{n}", round(1 - place / 100, 2)) for place, n in enumerate(numbers)]
 
@@ -77,9 +85,17 @@ def publish(settings: Settings, name: str = "r1", *, meta: dict[str, Any] | None
     with artifact.draft(root / "models", kind="catalogue", run=name, as_of=AS_OF) as draft:
         catalogue.write(draft.path, items(count), POPULAR)
         draft.meta |= meta or {}
-    made = draft.finished
-    reference = Reference(made.manifest.version, str(made.path.relative_to(root)), made.digest)
-    release = Release(ReleaseId(name), AS_OF, AS_OF, "blue", {"catalogue": reference}, "ranking_v1", None, "deploy")
+    towers = Reference("towers-1", "models/towers", "")  # nobody opens them here
+    parents = {"retrieval": towers.version}
+    with artifact.draft(root / "models", kind="index", run=name, as_of=AS_OF, parents=parents) as vectors:
+        np.save(vectors.path / "embeddings.npy", embeddings(count))
+        pyarrow.parquet.write_table(items(count).select(["item_id"]), vectors.path / "ids.parquet")
+    artifacts = {
+        kind: Reference(made.manifest.version, str(made.path.relative_to(root)), made.digest)
+        for kind, made in (("catalogue", draft.finished), ("index", vectors.finished))
+    }
+    artifacts["retrieval"] = towers
+    release = Release(ReleaseId(name), AS_OF, AS_OF, "blue", artifacts, "ranking_v1", None, "deploy")
     file = root / "releases" / "live.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     work = file.with_suffix(".tmp")
@@ -132,14 +148,16 @@ class Predictor:
 
 def retrieved(request: RetrievalRequest) -> RetrievalResponse:
     """For "ann": all items, i59 first, each because she bought i58; strangers have no history."""
-    known = request.user_id == "ann" or bool(request.last_item) or bool(request.query_item)
+    last = request.recent[-1].item_id if request.recent else ""
+    known = request.user_id == "ann" or bool(last) or bool(request.query_item)
     numbers = range(59, -1, -1)
     return RetrievalResponse(
         inference.strings([f"i{n}" for n in numbers]),
         np.linspace(0.9, 0.1, 60).astype(np.float32),
-        inference.strings([request.last_item or "i58"] * 60),
-        inference.strings(["view" if request.last_item else "purchase"] * 60),
+        inference.strings([last or "i58"] * 60),
+        inference.strings(["view" if last else "purchase"] * 60),
         Profile(known, 3 if known else 0, *(("Germany", "25-34") if request.user_id in ("ann", "new") else ("", ""))),
+        embeddings()[59],
         timings={"features": 1.0, "search": 2.0},
     )
 
@@ -205,12 +223,15 @@ def patient(settings: Settings) -> Settings:
 
 
 def fill(url: str) -> None:
-    """Write the lists and ann's watched set as the pipelines do."""
+    """Write the lists, and who ann and "new" are, as the pipelines do."""
     with online.connect(url) as store:
         lists = [(online.trending_key(*key), found) for key, found in ONLINE.items()]
         online.replace_lists(store, "trending", lists)
         together = [(online.covisit_key("bought", "i5"), ranked(6, 7)), (online.covisit_key("viewed", "i5"), ranked(9))]
         online.replace_lists(store, "covisitation", together)
+        home = {"region": "Germany", "age_group": "25-34"}
+        ann = shoppers.Profile(**home, favourites=("Books",), items=("i3", "i7"), events=3)
+        shoppers.write_profiles(store, [("ann", ann), ("new", shoppers.Profile(**home))])
         online.add_watched(
             store, [("ann", {"i3": 1709200000.0, "i7": 1709200000.0, "i11": 1709200000.0})], 1709251200.0
         )

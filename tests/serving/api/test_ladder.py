@@ -63,6 +63,7 @@ async def test_ranker_late_the_order_is_that_of_retrieval(online_settings: Setti
     api = shop.patient(online_settings).api.model_copy(update={"ranking_deadline_ms": 50})
     settings = online_settings.model_copy(update={"api": api})
     shop.publish(settings)
+    shop.fill(settings.redis_url)
     async with shop.running(settings) as world:
         world.ranking.delay = 1.0
         started = time.perf_counter()
@@ -80,8 +81,8 @@ async def test_retrieval_down_the_page_is_trending_and_begins_with_the_favourite
     await world.retrieval.stop()
     page = await world.page(user_id="ann", count=5)
     assert (page["rung"], page["degraded"]) == ("trending", True)
-    # ann knows i3, i7 and i11, which are all Books; there is no list of Books, so the global one serves.
-    assert reasons(page) == {"Popular right now"}
+    # There is no list of Books, ann's favourites, so what is popular where she is serves.
+    assert reasons(page) == {"Popular with ages 25-34 in Germany", "Popular in Germany"}
     with redis.Redis.from_url(world.settings.redis_url) as store:
         store.zadd("watched:bob", {"i44": 1709200000.0, "i48": 1709200000.0, "i5": 1709200000.0})
     page = await world.page(user_id="bob", count=5)

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 
 from models.release import Releases
-from recsys.inference import Profile, RetrievalResponse, strings
+from recsys.inference import strings
 from recsys.settings import Settings
-from serving.api import live, reasons, sources
+from serving.api import live, reasons
+from serving.api.contract import Rung
+from serving.api.sources import candidates
+from serving.api.sources.candidates import Candidates
 
 
 @pytest.fixture
@@ -18,12 +21,10 @@ def release(settings: Settings, shop: Any) -> live.LiveRelease:
     return live.load(Releases(Path(settings.storage.root)), shop.publish(settings))
 
 
-def personal(evidence: str, event: str) -> sources.Candidates:
+def personal(evidence: str, event: str) -> Candidates:
     """i8, a Toy, because of the evidence."""
-    found = RetrievalResponse(
-        strings(["i8"]), np.ones(1, np.float32), strings([evidence]), strings([event]), Profile(True, 1, "", "")
-    )
-    return sources.personal(found)
+    one = np.ones(1, np.float32)
+    return Candidates("personal", Rung.RETRIEVAL, strings(["i8"]), one, "", "", strings([evidence]), strings([event]))
 
 
 @pytest.mark.parametrize(
@@ -53,11 +54,10 @@ def test_a_personal_reason_needs_its_evidence(
         ("age_region", "25-34|Germany", "Popular with ages 25-34 in Germany"),
         ("category", "Toys > big", "Trending in big"),
         ("top_category", "Toys", "Trending in Toys"),
-        ("new", "", "New in the catalogue"),
     ],
 )
 def test_a_list_is_called_by_its_name(release: live.LiveRelease, scope: str, key: str, reason: str) -> None:
-    listed = sources.listed("popular", [("i8", 1.0)], scope, key)
+    listed = candidates.listed("popular", Rung.TRENDING, [("i8", 1.0)], scope, key)
     assert reasons.of(listed, 0, 8, release) == reason
 
 
@@ -70,10 +70,11 @@ def test_a_long_title_is_cut(settings: Settings, release: live.LiveRelease) -> N
 
 def test_a_merged_pool_keeps_the_first_source_of_an_item_and_drops_the_unknown(release: live.LiveRelease) -> None:
     parts = [
-        sources.listed("popular", [("i3", 0.9), ("gone", 0.8)], "region", "Germany"),
-        sources.listed("popular", [("i5", 0.7), ("i3", 0.6)], "global"),
+        candidates.listed("popular", Rung.TRENDING, [("i3", 0.9), ("gone", 0.8)], "region", "Germany"),
+        candidates.listed("bought_with", Rung.COVISITATION, [("i5", 0.7), ("i3", 0.6)], key="i1"),
     ]
-    pool = sources.merged(parts, release)
+    pool = candidates.merged(parts, release)
+    assert (pool.rung, pool.tags(0), pool.tags(1)) == (Rung.TRENDING, ["popular", "bought_with"], ["bought_with"])
     assert pool.rows.tolist() == [3, 5]
     assert (pool.part.tolist(), pool.place.tolist()) == ([0, 1], [0, 0])
     again = pool.scored(np.array([0.1], np.float32))
@@ -82,7 +83,7 @@ def test_a_merged_pool_keeps_the_first_source_of_an_item_and_drops_the_unknown(r
 
 
 def test_an_empty_pool_is_empty(release: live.LiveRelease) -> None:
-    assert len(sources.merged([], release)) == 0
+    assert len(candidates.merged([], release)) == 0
 
 
 def test_the_rows_below_a_category_are_its_own_and_those_of_its_children(release: live.LiveRelease) -> None:

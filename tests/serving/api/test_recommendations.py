@@ -34,6 +34,7 @@ async def test_an_item_has_what_a_page_needs(world: Any) -> None:
         "score": 0.96,
         "reason": "Picked for you",  # the nearest purchase, i58, is in another general category
         "source": "personal",
+        "sources": ["personal", "catalogue"],
     }
     assert page["items"][0]["price"] is None
     assert page["items"][3]["reason"] == "Similar to Thing 58, which you bought"
@@ -42,7 +43,7 @@ async def test_an_item_has_what_a_page_needs(world: Any) -> None:
 async def test_the_predictors_are_asked_for_the_live_release_and_the_whole_pool_at_once(world: Any) -> None:
     await world.page(user_id="ann", session_id="s1", count=3)
     [asked] = world.retrieval.asked
-    assert (asked.user_id, asked.session_id, asked.k) == ("ann", "s1", world.settings.api.candidates)
+    assert (asked.user_id, asked.session_id, asked.k) == ("ann", "s1", 400)
     [ranked] = world.ranking.asked
     assert (ranked.user_id, ranked.region, ranked.surface, len(ranked.item_ids)) == ("ann", "Germany", "home", 55)
 
@@ -51,7 +52,8 @@ async def test_the_item_viewed_last_changes_the_same_response(world: Any) -> Non
     page = await world.page(user_id="stranger", headers={"X-Last-Item": "i20"}, count=4)
     assert page["rung"] == "ranked"
     assert page["items"][0]["reason"] == "Similar to Thing 20, which you viewed"
-    assert [asked.last_item for asked in (*world.retrieval.asked, *world.ranking.asked)] == ["i20", "i20"]
+    for asked in (*world.retrieval.asked, *world.ranking.asked):
+        assert [(deed.event, deed.item_id) for deed in asked.recent] == [("view", "i20")]
     everything = await world.page(user_id="stranger", headers={"X-Last-Item": "i20"}, count=60)
     assert "i20" not in ids(everything)  # it has just been seen
 
@@ -151,7 +153,12 @@ async def test_a_release_that_cannot_be_read_changes_nothing(world: Any, shop: A
         ({"count": "many"}, 400, "malformed", "count"),
         ({"count": 0}, 422, "rule-broken", "count"),
         ({"count": 101}, 422, "count-too-large", "1..100, got 101"),
-        ({"surface": "homepage"}, 400, "malformed", "'home', 'similar', 'trending' or 'category'"),
+        (
+            {"surface": "homepage"},
+            404,
+            "unknown-surface",
+            "home, similar, because_you_viewed, cart, trending, category",
+        ),
         ({"usr_id": "ann"}, 400, "malformed", "usr_id"),
         ({"user_id": "a\x00b"}, 400, "malformed", "user_id"),
         ({"user_id": "x" * 201}, 422, "rule-broken", "200"),
@@ -159,8 +166,11 @@ async def test_a_release_that_cannot_be_read_changes_nothing(world: Any, shop: A
         ({"surface": "similar", "item_id": "nope"}, 404, "unknown-item", "'nope'"),
         ({"surface": "category"}, 400, "category-missing", "category"),
         ({"surface": "category", "category": "Shoes"}, 404, "unknown-category", "Books, Garden"),
-        ({"item_id": "i5"}, 400, "item-unused", "surface=similar"),
-        ({"surface": "similar", "item_id": "i5", "category": "Toys"}, 400, "category-unused", "no use"),
+        ({"item_id": "i5"}, 400, "item-unused", "no use for item_id"),
+        ({"cart": ["i5"]}, 400, "cart-unused", "no use for cart"),
+        ({"min_price": 9, "max_price": 2}, 422, "prices-crossed", "9 is above max_price 2"),
+        ({"min_price": "nan"}, 400, "malformed", "min_price"),
+        ({"exclude": ["i1"] * 501}, 422, "rule-broken", "500"),
         ({"cursor": "bogus"}, 400, "bad-cursor", "leave it out"),
     ],
 )

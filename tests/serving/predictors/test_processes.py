@@ -167,7 +167,7 @@ def test_the_asynchronous_client_keeps_its_deadline(retrieval: Process, ranking:
 
 
 def rest_inputs(**given: Any) -> list[dict[str, Any]]:
-    texts = dict.fromkeys(("user_id", "session_id", "query_item", "last_item", "region"), "") | given
+    texts = dict.fromkeys(("user_id", "session_id", "query_item", "region"), "") | given
     k = texts.pop("k")
     found = [{"name": n, "datatype": "BYTES", "shape": [1], "data": [t]} for n, t in texts.items()]
     return [*found, {"name": "k", "datatype": "INT32", "shape": [1], "data": [k]}]

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from models.release import Release, Releases
-from recsys.inference import RetrievalRequest
+from recsys.inference import Deed, RetrievalRequest
 from recsys.settings import Services, Settings
 from serving.predictors import retrieval, server
 from serving.predictors.retrieval import Retriever
 
 pytestmark = pytest.mark.services
+VIEWED = Deed(int(fake_release.NOW), "view", "i77")
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def test_a_session_speaks_for_a_visitor_without_history(engine: Retriever, user_
 
 
 def test_the_item_viewed_this_moment_counts_at_once(engine: Retriever) -> None:
-    found = engine.answer(RetrievalRequest(user_id="", session_id="", last_item="i77", k=5))
+    found = engine.answer(RetrievalRequest(user_id="", session_id="", recent=(VIEWED,), k=5))
     assert found.item_ids[0] == "i77"
     assert (found.evidence[0], found.evidence_events[0]) == ("i77", "view")
     assert found.profile.recent == ("i77",)
@@ -94,7 +95,7 @@ def test_without_the_feature_store_a_stranger_is_served_and_the_answer_says_so(
 ) -> None:
     away = platform.model_copy(update={"services": Services(redis_url="redis://127.0.0.1:1/0")})
     engine = retrieval.open_engine(away, release, server.verified("retrieval", release, releases))
-    found = engine.answer(RetrievalRequest(user_id="u1", last_item="i77", k=10))
+    found = engine.answer(RetrievalRequest(user_id="u1", recent=(VIEWED,), k=10))
     assert found.profile.degraded
     assert not found.profile.known
     assert found.item_ids[0] == "i77"

@@ -28,7 +28,7 @@ from models.release import Release, Releases
 from pipelines import datasets, materialize, ranking_examples, ranking_requests, ranking_users
 from pipelines.past import Deeds, Past
 from recsys import inference
-from recsys.inference import RankingRequest, RetrievalRequest
+from recsys.inference import Deed, RankingRequest, RetrievalRequest
 from recsys.settings import Network, Services, Settings, Storage
 from serving.predictors import items, ranking, retrieval, server, visitors
 
@@ -148,7 +148,9 @@ def viewed(item: str) -> Deeds:
 
 def request_of(visitor: Visitor, online: Online) -> RankingRequest:
     """What the API asks the ranker: retrieval's candidates, from where the request or else the profile says."""
-    ask = RetrievalRequest(visitor.user_id, visitor.session_id, "", visitor.last_item, visitor.region, CANDIDATES)
+    now = int(NOW.timestamp())
+    recent = (Deed(now, "view", visitor.last_item),) if visitor.last_item else ()
+    ask = RetrievalRequest(visitor.user_id, visitor.session_id, recent=recent, region=visitor.region, k=CANDIDATES)
     found = online.retriever.answer(ask)
     return RankingRequest(
         found.item_ids,
@@ -157,7 +159,7 @@ def request_of(visitor: Visitor, online: Online) -> RankingRequest:
         visitor.session_id,
         visitor.region or found.profile.region,
         "home",
-        visitor.last_item,
+        recent,
     )
 
 

@@ -1,0 +1,171 @@
+"""What the API itself knows about a shopper at this moment, in the online store: one round trip.
+
+    profile:<user_id>         JSON of `Profile`, written daily by `materialize`
+    stated:<user_id>          JSON list: categories that the shopper named as theirs, written by the API
+    recent:u:<user_id>        list of the last positive events, newest first, written by the API as they arrive
+    recent:s:<session_id>     the same for a visit, whoever it is
+    watched:<user_id>         see `feature_repo.online`
+    feed:<user_id>            see `feature_repo.online`
+
+Feast's hashes hold what the day's batch knew; only the predictors read them. What lies here is small, is what the
+candidate sources need, and is as new as the last event: an event is in `recent` before its 202 leaves, and the API
+sends it along with the next request of the same shopper. A visitor who logs in during a visit is known by both keys.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+from feature_repo import online
+from feature_repo.online import AsyncClient, Client, Ranked
+from recsys.inference import Deed
+
+RECENT = 50  # events; a visit seldom has more, and a model sees 100 of a history
+RECENT_SECONDS = 2 * online.SECONDS_PER_DAY  # by then the daily run has brought them to the feature store
+STATED_SECONDS = 365 * online.SECONDS_PER_DAY
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What the day's batch knew about a user.
+
+    Attributes:
+        region: country. age_group: band such as "25-34". Both "" where unknown.
+        preferences: categories that the user stated at sign-up.
+        favourites: most general categories by activity, heaviest first.
+        items: of the history, oldest first, each once, the newest `RECENT`.
+        events: positive events since the beginning.
+    """
+
+    region: str = ""
+    age_group: str = ""
+    preferences: tuple[str, ...] = ()
+    favourites: tuple[str, ...] = ()
+    items: tuple[str, ...] = ()
+    events: int = 0
+
+    def encode(self) -> bytes:
+        return json.dumps(asdict(self), separators=(",", ":"), ensure_ascii=False).encode()
+
+    @classmethod
+    def decode(cls, value: bytes | None) -> Self:
+        """What `encode` wrote; an absent profile is an empty one."""
+        if value is None:
+            return cls()
+        fields: dict[str, Any] = json.loads(value)
+        lists: dict[str, Any] = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
+        return cls(**fields | lists)
+
+
+@dataclass(frozen=True)
+class Shopper:
+    """Who asks, as the API knows them; a stranger has nothing.
+
+    Attributes:
+        profile: of the day's batch.
+        stated: categories that the shopper named since; they stand before those of the profile.
+        recent: events that arrived since, oldest first, each once.
+        watched: items that the user acted on in the 30 days before the request.
+        feed: the user's precomputed feed; empty when it is older than 30 minutes.
+    """
+
+    profile: Profile = Profile()
+    stated: tuple[str, ...] = ()
+    recent: tuple[Deed, ...] = ()
+    watched: frozenset[str] = frozenset()
+    feed: Ranked = field(default_factory=list)
+
+    @property
+    def preferences(self) -> tuple[str, ...]:
+        return self.stated or self.profile.preferences
+
+    @property
+    def items(self) -> tuple[str, ...]:
+        """Items of the history and of this moment, newest first, each once."""
+        newest = [deed.item_id for deed in reversed(self.recent)]
+        return tuple(dict.fromkeys([*newest, *reversed(self.profile.items)]))
+
+    @property
+    def interactions(self) -> int:
+        """Positive events, as far as they are known; one that both sides know counts twice for a day."""
+        return self.profile.events + len(self.recent)
+
+
+def profile_key(user_id: str) -> str:
+    return f"profile:{user_id}"
+
+
+def stated_key(user_id: str) -> str:
+    return f"stated:{user_id}"
+
+
+def recent_keys(user_id: str, session_id: str) -> list[str]:
+    """Where the events of a visitor lie: under the user, the visit, or both."""
+    return [f"recent:{kind}:{name}" for kind, name in (("u", user_id), ("s", session_id)) if name]
+
+
+async def read(client: AsyncClient, user_id: str, session_id: str, now: float) -> Shopper:
+    """A shopper, in one round trip.
+
+    Args:
+        client: from `online.connect_async`.
+        user_id, session_id: "" for none.
+        now: epoch seconds of the request (transforms.request_time); what is older than 30 days is not watched.
+
+    Raises:
+        Retryable: Redis does not answer in time.
+    """
+    recent = recent_keys(user_id, session_id)
+    if not recent:
+        return Shopper()
+    with online.reachable():
+        async with client.pipeline(transaction=False) as pipe:
+            for key in recent:
+                pipe.lrange(key, 0, RECENT - 1)
+            if user_id:
+                pipe.get(profile_key(user_id))
+                pipe.get(stated_key(user_id))
+                pipe.zrangebyscore(online.watched_key(user_id), now - online.WATCHED_SECONDS, "+inf")
+                pipe.get(online.feed_key(user_id))
+            replies: list[Any] = await pipe.execute()
+    deeds = {Deed.decode(line.decode()) for lines in replies[: len(recent)] for line in lines}
+    newest = tuple(sorted(deeds)[-RECENT:])
+    if not user_id:
+        return Shopper(recent=newest)
+    profile, stated, watched, feed = replies[len(recent) :]
+    return Shopper(
+        Profile.decode(profile),
+        tuple(json.loads(stated)) if stated else (),
+        newest,
+        frozenset(item.decode() for item in watched) | {deed.item_id for deed in newest},
+        online.decode(feed),
+    )
+
+
+def remember(pipe: Any, user_id: str, session_id: str, deed: Deed) -> None:
+    """Add commands to a pipeline that put one event before the shopper's next request.
+
+    An event that is remembered twice counts once: `read` keeps each deed once.
+    """
+    for key in recent_keys(user_id, session_id):
+        pipe.lpush(key, deed.encode())
+        pipe.ltrim(key, 0, RECENT - 1)
+        pipe.expire(key, RECENT_SECONDS)
+
+
+async def state(client: AsyncClient, user_id: str, preferences: Sequence[str]) -> None:
+    """Keep the categories that a shopper named; the next request sees them. Raises Retryable."""
+    with online.reachable():
+        await client.set(stated_key(user_id), json.dumps(list(preferences), ensure_ascii=False), ex=STATED_SECONDS)
+
+
+def write_profiles(client: Client, profiles: Iterable[tuple[str, Profile]]) -> int:
+    """Write the profiles of a day; returns how many. Raises Retryable when Redis goes away; calling again repairs."""
+    written = 0
+    with online.reachable():
+        for block in online.blocks(profiles):
+            entries: Mapping[str, bytes] = {profile_key(user_id): profile.encode() for user_id, profile in block}
+            client.mset(entries)  # type: ignore[arg-type]  # the stubs want a dict of a wider type
+            written += len(block)
+    return written

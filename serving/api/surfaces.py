@@ -1,0 +1,163 @@
+"""The surfaces of the shop: their sources, rules and phase, as data that is checked and may change at any time."""
+
+import logging
+import time
+from collections.abc import Mapping
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from models import rerank
+from recsys.errors import Permanent
+from recsys.inference import HEADS, MAX_CANDIDATES
+from recsys.settings import Settings
+
+log = logging.getLogger(__name__)
+
+DEFAULTS = Path(__file__).with_name("surfaces.yaml")
+RECHECK_SECONDS = 1.0
+
+Quota = Annotated[int, Field(ge=1, le=MAX_CANDIDATES)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class About(StrEnum):
+    """What a surface starts from."""
+
+    SHOPPER = "shopper"
+    ITEM = "item"
+    LAST_ITEM = "last_item"
+    CART = "cart"
+    CATEGORY = "category"
+
+
+class SourceName(StrEnum):
+    """Where candidates come from; one module of `serving.api.sources` each."""
+
+    PERSONAL = "personal"
+    RELATED = "related"
+    TOGETHER = "together"
+    FEED = "feed"
+    AGAIN = "again"
+    TASTES = "tastes"
+    POPULAR = "popular"
+    CATEGORY = "category"
+    NEWEST = "newest"
+    CATALOGUE = "catalogue"
+
+
+MODELS = frozenset({SourceName.PERSONAL, SourceName.RELATED})  # sources that ask a model
+
+
+class Part(BaseModel):
+    """A part of the file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Rules(Part):
+    """Rules of the arrangement; see `models.rerank.Rules`."""
+
+    max_run: int = Field(3, ge=0)
+    max_share: float = Field(0.4, gt=0, le=1)
+
+    @cached_property
+    def of_page(self) -> rerank.Rules:
+        return rerank.Rules(self.max_run, self.max_share)
+
+
+class Surface(Part):
+    """One surface; the fields are explained at the top of surfaces.yaml."""
+
+    about: About
+    phase: Literal[1, 2]
+    sources: dict[SourceName, Quota] = Field(min_length=1)
+    newcomer: dict[SourceName, Quota] = {}
+    backfill: list[SourceName] = []
+    rank: bool | None = Field(None, validate_default=True)
+    objectives: dict[str, Weight] = {}
+    rules: Rules = Rules()
+    seen: bool = True
+
+    @property
+    def ranked(self) -> bool:
+        """Whether a model orders the candidates; left open, it does from phase 2 on."""
+        return self.phase > 1 if self.rank is None else self.rank
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        asked = sorted(MODELS & {*self.sources, *self.newcomer, *self.backfill})
+        if self.phase == 1 and (asked or self.ranked):
+            what = f"the source {asked[0].value}" if asked else "rank: true"
+            raise ValueError(f"phase 1 is rules alone, but {what} asks a model; take phase 2, or leave it out")
+        if (total := sum(self.sources.values())) > MAX_CANDIDATES:
+            raise ValueError(f"the quotas sum to {total}; at most {MAX_CANDIDATES} candidates can be ranked in time")
+        if unknown := sorted(set(self.objectives) - set(HEADS)):
+            raise ValueError(f"objectives has {unknown[0]!r}; the ranker's heads are {', '.join(HEADS)}")
+        if self.objectives and not sum(self.objectives.values()):
+            raise ValueError("objectives weigh nothing; give one a weight, or leave them out")
+        if SourceName.RELATED in self.sources and self.about in (About.SHOPPER, About.CATEGORY):
+            raise ValueError(f"the source related needs an item, and about: {self.about.value} has none")
+        return self
+
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+_FILE: TypeAdapter[dict[str, Surface]] = TypeAdapter(dict[Name, Surface])
+
+
+def read(path: Path) -> dict[str, Surface]:
+    """The surfaces of a file.
+
+    Raises:
+        Permanent: it is not YAML, or a surface is wrong; the message names the place.
+    """
+    try:
+        raw: Any = yaml.safe_load(path.read_text())
+        return _FILE.validate_python(raw or {})
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise Permanent(f"{path} cannot be read: {error}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"])) or "the file"
+        raise Permanent(f"{path}: {place}: {first['msg']}") from error
+
+
+def own_file(settings: Settings) -> Path:
+    """The installation's own surfaces; it need not exist."""
+    return Path(settings.api.surfaces_file or Path(settings.storage.root) / "config" / "surfaces.yaml")
+
+
+class Surfaces:
+    """The surfaces of an installation, followed as their file changes.
+
+    Raises:
+        Permanent: the file is wrong at start; a later wrong version is logged and the last good one stays.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._path, self._defaults = own_file(settings), read(DEFAULTS)
+        self._stamp, self._checked = 0, 0.0
+        self._current: Mapping[str, Surface] = self._defaults
+        self._refresh()
+
+    @property
+    def current(self) -> Mapping[str, Surface]:
+        """The surfaces by name; a change of the file is seen within `RECHECK_SECONDS`."""
+        if time.monotonic() - self._checked >= RECHECK_SECONDS:
+            try:
+                self._refresh()
+            except Permanent as error:
+                log.error("%s; the surfaces stay as they were", error)
+        return self._current
+
+    def _refresh(self) -> None:
+        self._checked = time.monotonic()
+        stamp = self._path.stat().st_mtime_ns if self._path.exists() else 0
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp  # even a wrong file is read once only, so that it is logged once
+        self._current = self._defaults | (read(self._path) if stamp else {})
