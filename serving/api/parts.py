@@ -11,6 +11,7 @@ from serving.api.calls import Calls
 from serving.api.decisions import Decisions
 from serving.api.funnel import Funnel
 from serving.api.intake import Receiver
+from serving.api.limits import Limits
 from serving.api.live import Watcher
 from serving.api.metrics import Metrics
 from serving.api.pages import Pages
@@ -22,6 +23,7 @@ class Parts:
 
     settings: Settings
     metrics: Metrics
+    limits: Limits
     watcher: Watcher
     client: inference.Client
     store: online.AsyncClient
@@ -50,6 +52,7 @@ def build(settings: Settings, metrics: Metrics) -> Parts:
     return Parts(
         settings=settings,
         metrics=metrics,
+        limits=Limits(store, settings.api.burst_seconds, metrics),
         watcher=Watcher(root, calls.warm),
         client=client,
         store=store,
