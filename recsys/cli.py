@@ -187,6 +187,25 @@ def similar(
     _recommendations({"surface": "similar", "item_id": item, "user_id": user, "count": count}, as_json)
 
 
+@app.command()
+def token(
+    user: Annotated[str, typer.Argument(help="user id that the token speaks for")],
+    minutes: Annotated[float, typer.Option(help="how long it is good", min=1)] = 60,
+    scope: Annotated[list[str], typer.Option(help="recommend:read or events:write; repeatable")] = ["recommend:read"],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Sign a token for one user with the secret in RECSYS_API__JWT_SECRET_FILE, to try what a user may do."""
+    from serving.api import auth, tokens
+
+    if unknown := sorted(set(scope) - set(auth.SCOPES)):
+        raise UsageError(f"no scope is named {unknown[0]!r}; there are {', '.join(auth.SCOPES)}")
+    signed = tokens.sign(configuration.load(), user, scope, minutes)
+    if as_json:
+        _print_json({"token": signed})
+    else:
+        sys.stdout.write(f"{signed}\n")
+
+
 @app.command(name="tour")
 def tour_(as_json: AsJson = False) -> None:
     """Show what a known user, a new user and an anonymous session get, and where to look next."""

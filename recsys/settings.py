@@ -7,7 +7,7 @@ prefix is an error. Nothing else in the code base reads the environment.
 import json
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -22,6 +22,7 @@ Role = Literal["retrieval", "ranking"]
 Colour = Literal["blue", "green"]
 ROLES: tuple[Role, ...] = ("retrieval", "ranking")
 COLOURS: tuple[Colour, ...] = ("blue", "green")
+Origin = Annotated[str, Field(pattern=r"^https?://[^/*\s]+$")]  # as browsers send it: no path, no wildcard
 
 # What libraries read from the environment when they are imported, and offer no other way to say.
 LIBRARIES = {
@@ -140,6 +141,31 @@ class Api(Group):
     clock_skew_seconds: int = Field(300, ge=0, description="an event may be this far in the future")
     max_batch: int = Field(1000, ge=1, description="most events one POST may carry")
     max_body_bytes: int = Field(4 * 1024 * 1024, gt=0, description="largest request body")
+    jwt_secret_file: str = Field(
+        "", description="file of the secret that signs users' tokens with HS256, 32 bytes or more; empty: no HS256"
+    )
+    jwt_jwks_file: str = Field(
+        "", description="JWKS of those who sign users' tokens with RS256, ES256 or EdDSA; empty: none of these"
+    )
+    jwt_issuer: str = Field("", description="the only `iss` that is believed; empty: not looked at")
+    jwt_audience: str = Field("", description="the `aud` that a token must name; empty: a token may name none")
+    jwt_leeway_seconds: int = Field(10, ge=0, le=120, description="clocks may differ so much: NTP keeps well below")
+    key_rate: float = Field(
+        0,
+        ge=0,
+        description="requests a second of an API key without a `rate` in the keys file; 0: no limit, because a key is "
+        "the shop's own service, or the local demo, and a limit that nobody chose fails on the busiest day",
+    )
+    user_rate: float = Field(
+        10,
+        ge=0,
+        description="requests a second of one user's token; 0: no limit. A token is in the hands of the public, and "
+        "a page of the shop asks twice or so",
+    )
+    burst_seconds: float = Field(5, gt=0, description="requests of so many seconds may come at once after a pause")
+    cors_origins: tuple[Origin, ...] = Field(
+        (), description='origins whose pages may read answers, such as ["https://shop.example"]; empty: no CORS'
+    )
 
 
 class Bus(Group):

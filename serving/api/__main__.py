@@ -22,13 +22,15 @@ def main() -> int:
     except RecsysError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
-    # No access log: it would hold user ids, and the metrics say the rest.
+    # No access log: it would hold user ids, and the metrics say the rest. No websockets: uvicorn logs the whole address
+    # of each handshake, and there is nothing here to shake hands with.
     uvicorn.run(
         served,
         host=settings.network.host,
         port=settings.network.api,
         loop="uvloop",
         http="httptools",
+        ws="none",
         access_log=False,
         log_config=None,
         server_header=False,

@@ -2,22 +2,24 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from fastapi import FastAPI, Request, Response
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.middleware.cors import CORSMiddleware
 
 from recsys.settings import Settings
-from serving.api import auth, events, middleware, onboarding, parts, problems, recommendations
+from serving.api import auth, events, middleware, onboarding, parts, problems, recommendations, tokens
 from serving.api.metrics import Metrics
 from serving.api.problems import Problem
 
 DESCRIPTION = """
 Recommendations for shoppers, and the events that they are learnt from.
 
-Every request needs an API key, as `X-API-Key` or as a bearer token; the first start leaves one for this machine in
-`run/demo_key` under the storage root. Errors are `application/problem+json` (RFC 9457) and say what to do.
+Every request needs an API key, as `X-API-Key` or as a bearer, or a user's token (JWT) as a bearer. The first start
+leaves a key for this machine in `run/demo_key` under the storage root. Errors are `application/problem+json`
+(RFC 9457) and say what to do.
 """
 
 
@@ -41,7 +43,7 @@ def create(settings: Settings) -> FastAPI:
 
     # The pages of /docs come with their scripts: a browser behind a firewall shows them too.
     app = FastAPIOffline(title="recsys", version="1", description=DESCRIPTION, lifespan=lifespan)
-    app.state.keys = auth.Keys(settings)
+    app.state.keys, app.state.tokens = auth.Keys(settings), tokens.Tokens(settings.api)
     problems.install(app)
     app.include_router(recommendations.router)
     app.include_router(events.router)
@@ -49,7 +51,21 @@ def create(settings: Settings) -> FastAPI:
     _health(app, metrics)
     _describe(app)
     app.add_middleware(middleware.Envelope, metrics=metrics, max_body_bytes=settings.api.max_body_bytes)
+    if settings.api.cors_origins:
+        _share(app, settings.api.cors_origins)
     return app
+
+
+def _share(app: FastAPI, origins: Sequence[str]) -> None:
+    """Let pages of other origins read answers. Outermost, because a browser keeps an answer without the headers to
+    itself, errors included; without credentials, because the API knows no cookies."""
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Deadline-Ms", "X-Last-Item", "X-Request-ID"],
+        expose_headers=["RateLimit", "RateLimit-Policy", "Retry-After", "Server-Timing", "X-Request-ID"],
+    )
 
 
 def _health(app: FastAPI, metrics: Metrics) -> None:

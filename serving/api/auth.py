@@ -1,45 +1,58 @@
-"""API keys and their scopes.
+"""Who calls, and what they may do: API keys of services, tokens of users.
 
 The keys file holds SHA-256 digests, never keys: a key is 256 random bits, so a slow hash would add nothing. A first
 start makes one local key with every scope and leaves it, readable by the owner alone, where the command line and
-the simulator find it. The file is read again when it changes, so that a key is revoked without a restart.
+the simulator find it. A key acts for any user, a token (`tokens`) for the one whom it names.
 """
 
 import hashlib
 import json
 import logging
+import math
 import os
 import secrets
-import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import Depends, Request
+from fastapi import Depends, Query, Request
 from fastapi.security import APIKeyHeader, HTTPBearer
 from fastapi.security.http import HTTPAuthorizationCredentials
+from starlette.datastructures import State
 
-from recsys.errors import Permanent
 from recsys.settings import Settings
+from serving.api import followed, tokens
+from serving.api.contract import Ask
 from serving.api.problems import Problem
 
 log = logging.getLogger(__name__)
 
-RECHECK_SECONDS = 1.0
 READ, WRITE = "recommend:read", "events:write"
 SCOPES: Mapping[str, str] = {READ: "read recommendations", WRITE: "send events"}
 
 header_key = APIKeyHeader(name="X-API-Key", auto_error=False, description="an API key")
-bearer_key = HTTPBearer(auto_error=False, description="the same API key as a bearer token")
+bearer_key = HTTPBearer(auto_error=False, description="a user's token (JWT), or an API key")
 
 
 @dataclass(frozen=True)
 class Client:
-    """Who calls: the name of the key and what it may do."""
+    """Who calls.
+
+    Attributes:
+        name: of the key, or of the user whom a token names; they are counted apart.
+        scopes: what may be done.
+        user_id: the only user to act for; empty: any.
+        rate: requests a second; 0: no limit.
+    """
 
     name: str
     scopes: frozenset[str]
+    user_id: str = ""
+    rate: float = 0.0
+
+    def may_name(self, user_id: str | None) -> bool:
+        return not (self.user_id and user_id) or user_id == self.user_id
 
 
 def digest(key: str) -> str:
@@ -65,43 +78,32 @@ def write_private(path: Path, text: str) -> None:
 
 
 class Keys:
-    """The keys of an installation, looked up by digest.
-
-    Raises:
-        Permanent: the file cannot be read at start; a later unreadable version is logged and the last one stays.
-    """
+    """The keys of an installation, looked up by digest. Raises Permanent if the file cannot be used at start."""
 
     def __init__(self, settings: Settings) -> None:
-        self._path = keys_file(settings)
-        if not self._path.exists():
-            _first_key(self._path, demo_key_file(settings))
-        self._stamp = -1
-        self._checked = 0.0
-        self._clients: Mapping[str, Client] = {}
-        self._read()
+        path, self._rate = keys_file(settings), settings.api.key_rate
+        if not path.exists():
+            _first_key(path, demo_key_file(settings))
+        self._file = followed.File(path, self._clients)
 
     def find(self, key: str) -> Client | None:
-        """The client of a key, or None; a change of the file is seen within `RECHECK_SECONDS`."""
-        if time.monotonic() - self._checked >= RECHECK_SECONDS:
-            self._checked = time.monotonic()
-            try:
-                self._read()
-            except (OSError, Permanent) as error:
-                log.error("%s; the keys stay as they were", error)
-        return self._clients.get(digest(key))
+        """The client of a key, or None."""
+        return self._file.value.get(digest(key))
 
-    def _read(self) -> None:
-        stamp = self._path.stat().st_mtime_ns
-        if stamp == self._stamp:
-            return
+    def _clients(self, data: bytes) -> Mapping[str, Client]:
         try:
-            entries = json.loads(self._path.read_text())["keys"]
-            found = {e["sha256"]: Client(e["name"], frozenset(e["scopes"])) for e in entries}
+            found = {entry["sha256"]: self._client(entry) for entry in json.loads(data)["keys"]}
         except (ValueError, KeyError, TypeError) as error:
-            raise Permanent(f"{self._path} is no keys file ({error!r}); delete it to have one made") from error
+            raise ValueError(f"no keys file ({error!r}); delete it to have one made") from error
         if unknown := {scope for client in found.values() for scope in client.scopes} - set(SCOPES):
-            raise Permanent(f"{self._path}: unknown scopes {sorted(unknown)}; there are {sorted(SCOPES)}")
-        self._clients, self._stamp = found, stamp
+            raise ValueError(f"unknown scopes {sorted(unknown)}; there are {sorted(SCOPES)}")
+        for client in found.values():
+            if not 0 <= client.rate < math.inf:
+                raise ValueError(f"the rate of {client.name!r} must be requests a second, 0 for no limit")
+        return found
+
+    def _client(self, entry: Mapping[str, Any]) -> Client:
+        return Client(entry["name"], frozenset(entry["scopes"]), rate=float(entry.get("rate", self._rate)))
 
 
 def _first_key(path: Path, demo: Path) -> None:
@@ -113,24 +115,61 @@ def _first_key(path: Path, demo: Path) -> None:
 
 
 def requires(scope: str) -> Callable[..., Coroutine[Any, Any, Client]]:
-    """A dependency that lets a request through if its key has the scope."""
+    """A dependency that lets a request through if its key or token has the scope and is within its rate."""
 
     async def check(
         request: Request,
         key: Annotated[str | None, Depends(header_key)] = None,
         bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer_key)] = None,
     ) -> Client:
-        given = key or (bearer.credentials if bearer else "")
-        challenge = {"WWW-Authenticate": 'Bearer realm="recsys"'}
-        if not given:
-            detail = "send an API key as `X-API-Key: …` or `Authorization: Bearer …`; the local one is in run/demo_key"
-            raise Problem(401, "no-key", detail, headers=challenge)
-        client = request.app.state.keys.find(given)
-        if client is None:
-            raise Problem(401, "unknown-key", "this API key is not known or was revoked", headers=challenge)
+        client = _client(request.app.state, key or "", bearer.credentials if bearer else "")
         if scope not in client.scopes:
             held = ", ".join(sorted(client.scopes)) or "none"
-            raise Problem(403, "scope-missing", f"key {client.name!r} lacks the scope {scope}; it has {held}")
-        return client  # type: ignore[no-any-return]
+            who = "this token" if client.user_id else f"key {client.name!r}"
+            raise Problem(403, "scope-missing", f"{who} lacks the scope {scope}; it has {held}")
+        kind = "user" if client.user_id else "key"
+        request.scope["quota"] = await request.app.state.parts.limits.take(f"{kind}:{client.name}", client.rate)
+        return client
 
     return check
+
+
+may_read, may_write = requires(READ), requires(WRITE)
+
+
+async def ask(client: Annotated[Client, Depends(may_read)], query: Annotated[Ask, Query()]) -> Ask:
+    """A dependency: what is asked; a token's request without a user is about its own. Raises Problem 403."""
+    if not client.may_name(query.user_id):
+        raise other_user("user_id")
+    return query if query.user_id or not client.user_id else query.model_copy(update={"user_id": client.user_id})
+
+
+def other_user(place: str, **extra: Any) -> Problem:
+    """A token was used for somebody else."""
+    detail = f"{place}: this token acts for one user alone, and another is named; leave it out, or use an API key"
+    return Problem(403, "other-user", detail, **extra)
+
+
+def _client(state: State, key: str, bearer: str) -> Client:
+    """Who sent a key or a token. Raises Problem 401."""
+    if not (key or bearer):
+        raise _unknown(
+            "no-key",
+            "send a key as `X-API-Key: …` (the local one is in run/demo_key) or a token as `Authorization: Bearer …`",
+        )
+    known: Client | None = state.keys.find(key or bearer)
+    if known:
+        return known
+    if key or not state.tokens.configured:
+        raise _unknown("unknown-key", "this API key is not known or was revoked", "invalid_token")
+    try:
+        grant = state.tokens.read(bearer)
+    except tokens.Refused as error:
+        raise _unknown("bad-token", f"the token is not accepted: {error}", "invalid_token") from error
+    return Client(grant.user_id, grant.scopes, grant.user_id, state.tokens.rate)
+
+
+def _unknown(kind: str, detail: str, error: str = "") -> Problem:
+    """401 with the challenge of RFC 6750, section 3: the error is named only where credentials were sent."""
+    named = f', error="{error}", error_description="{detail}"' if error else ""
+    return Problem(401, kind, detail, headers={"WWW-Authenticate": f'Bearer realm="recsys"{named}'})

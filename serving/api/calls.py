@@ -15,6 +15,7 @@ from recsys import inference
 from recsys.errors import Retryable
 from recsys.inference import RankingRequest, RankingResponse, RetrievalRequest, RetrievalResponse
 from recsys.settings import ROLES, Settings
+from serving.api import problems
 from serving.api.breaker import Breaker
 from serving.api.live import LiveRelease
 from serving.api.metrics import Metrics
@@ -23,7 +24,8 @@ from serving.api.trace import Fall, Trace
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-STAGES = ("retrieval", "ranking", "online")
+# The part is well: the release has just changed, or the caller was in a hurry, which must not shut it to the others.
+UNBLAMED = ("release", "deadline")
 
 
 class Calls:
@@ -33,7 +35,14 @@ class Calls:
         self, settings: Settings, client: inference.Client, store: online.AsyncClient, metrics: Metrics
     ) -> None:
         self._settings, self._client, self._store, self._metrics = settings, client, store, metrics
-        self._breakers = {stage: Breaker() for stage in STAGES}
+        api = settings.api
+        milliseconds = {
+            "retrieval": api.retrieval_deadline_ms,
+            "ranking": api.ranking_deadline_ms,
+            "online": api.online_deadline_ms,
+        }
+        self._deadlines = {stage: value / 1000 for stage, value in milliseconds.items()}
+        self._breakers = {stage: Breaker() for stage in milliseconds}
 
     async def warm(self, live: LiveRelease) -> None:
         """Open the connections to the predictors of a release, so that its first request does not pay for them."""
@@ -45,11 +54,9 @@ class Calls:
 
     async def retrieve(self, request: RetrievalRequest, live: LiveRelease, trace: Trace) -> RetrievalResponse | None:
         address = self._settings.predictor_address("retrieval", live.release.colour)
-        deadline = self._settings.api.retrieval_deadline_ms / 1000
         found = await self._attempt(
             "retrieval",
-            lambda: self._client.retrieve(address, request, release=live.release_id, deadline=deadline),
-            deadline,
+            lambda deadline: self._client.retrieve(address, request, release=live.release_id, deadline=deadline),
             trace,
         )
         if found is not None:
@@ -60,37 +67,37 @@ class Calls:
 
     async def rank(self, request: RankingRequest, live: LiveRelease, trace: Trace) -> RankingResponse | None:
         address = self._settings.predictor_address("ranking", live.release.colour)
-        deadline = self._settings.api.ranking_deadline_ms / 1000
 
-        async def call() -> RankingResponse:
+        async def call(deadline: float) -> RankingResponse:
             answer = await self._client.rank(address, request, release=live.release_id, deadline=deadline)
             if len(answer.scores) != len(request.item_ids) or not np.isfinite(answer.scores).all():
                 raise ValueError(f"{address} gave {len(answer.scores)} scores, not all of them numbers")
             return answer
 
-        answer = await self._attempt("ranking", call, deadline, trace)
+        answer = await self._attempt("ranking", call, trace)
         if answer is not None:
             trace.within("ranking", answer.timings)
         return answer
 
     async def shopper(self, user_id: str, session_id: str, live: LiveRelease, trace: Trace) -> Shopper | None:
         """Who asks; None, with a note, where the store does not say."""
-        found = await self._online(
-            lambda: shoppers.read(self._store, user_id, session_id, live.now(time.time())), trace
-        )
+        now = live.now(time.time())
+        found = await self._attempt("online", lambda _: shoppers.read(self._store, user_id, session_id, now), trace)
         if found is None:
             trace.notes.append("items that the shopper knows already could not be left out")
         return found
 
     async def lists(self, keys: Sequence[str], trace: Trace) -> dict[str, Ranked] | None:
         """Lists of the online store by key; an absent one is empty."""
-        return await self._online(lambda: online.read_lists(self._store, keys), trace)
+        return await self._attempt("online", lambda _: online.read_lists(self._store, keys), trace)
 
-    async def _online(self, call: Callable[[], Awaitable[T]], trace: Trace) -> T | None:
-        return await self._attempt("online", call, self._settings.api.online_deadline_ms / 1000, trace)
-
-    async def _attempt(self, stage: str, call: Callable[[], Awaitable[T]], deadline: float, trace: Trace) -> T | None:
-        """Call another part within its deadline; None, a fall in the trace and a count where it does not serve."""
+    async def _attempt(self, stage: str, call: Callable[[float], Awaitable[T]], trace: Trace) -> T | None:
+        """Call another part within its deadline, or what the caller's leaves of it, in seconds; None, a fall in the
+        trace and a count where it does not serve."""
+        deadline = min(self._deadlines[stage], trace.left())
+        if deadline <= 0:
+            self._fell(trace, stage, "deadline")
+            return None
         breaker = self._breakers[stage]
         if not breaker.allows():
             self._fell(trace, stage, "open")
@@ -98,20 +105,20 @@ class Calls:
         try:
             with trace.timed(stage):
                 async with asyncio.timeout(deadline):
-                    found = await call()
+                    found = await call(deadline)
         except (TimeoutError, inference.Timeout):
-            why = "late"
+            why = "late" if deadline == self._deadlines[stage] else "deadline"
         except inference.WrongRelease:
-            why = "release"  # the part is well; the release has just changed
+            why = "release"
         except Retryable:
             why = "down"
         except (inference.Refused, ValueError, KeyError) as error:
-            log.error("%s: %s", stage, error)
+            log.error("%s did not serve: %s", stage, problems.trail(error))
             why = "refused"
         else:
             breaker.succeeded()
             return found
-        if why != "release":
+        if why not in UNBLAMED:
             breaker.failed()
         self._fell(trace, stage, why)
         return None

@@ -17,6 +17,7 @@ from feature_repo import events as schema
 from recsys.inference import Deed
 from recsys.settings import Settings
 from serving.api import auth, problems
+from serving.api.auth import Client
 from serving.api.intake import Line, Receipt, Receiver
 from serving.api.problems import Problem, documented
 
@@ -27,7 +28,7 @@ BY_SERVER = "ingested_at"
 TYPES: Mapping[schema.Type, Any] = {
     "string": Annotated[str, Field(max_length=500)],
     "double": Annotated[float, Field(allow_inf_nan=False)],
-    "long": int,
+    "long": Annotated[int, Field(ge=-(2**63), lt=2**63)],
     "int": Annotated[int, Field(ge=-(2**31), lt=2**31)],
     "boolean": bool,
     "timestamp": AwareDatetime,
@@ -72,8 +73,8 @@ class Batch(BaseModel):
     events: list[Event] = Field(min_length=1)  # type: ignore[valid-type]
 
 
-def _events(body: bytes, settings: Settings) -> list[BaseModel]:
-    """The events of a body. Raises Problem 400 or 422 that names the place."""
+def _events(body: bytes, settings: Settings, client: Client) -> Sequence[BaseModel]:
+    """The events of a body. Raises Problem 400, 403 or 422 that names the place."""
     try:
         raw = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -89,7 +90,16 @@ def _events(body: bytes, settings: Settings) -> list[BaseModel]:
     except ValidationError as error:
         raise problems.invalid(error.errors(include_url=False), where="#") from error
     _check_times(found, many, settings)
-    return found
+    return _of_user(found, many, client) if client.user_id else found
+
+
+def _of_user(found: Sequence[Any], many: bool, client: Client) -> Sequence[BaseModel]:
+    """The events in the name of the one user of a token; one without a user is theirs."""
+    others = [place for place, event in enumerate(found) if not client.may_name(event.user_id)]
+    if others:
+        places = [f"#/events/{place}/user_id" if many else "#/user_id" for place in others]
+        raise auth.other_user(places[0], errors=[{"pointer": place, "detail": "another user"} for place in places])
+    return [event.model_copy(update={"user_id": client.user_id}) for event in found]
 
 
 def _check_times(found: Sequence[Any], many: bool, settings: Settings) -> None:
@@ -147,11 +157,10 @@ REQUEST_BODY = {
     status_code=202,
     response_model=Receipt,
     summary="Tell what visitors did",
-    responses=documented(400, 401, 403, 409, 413, 422, 500, 503),
+    responses=documented(400, 401, 403, 409, 413, 422, 429, 500, 503),
     openapi_extra={"requestBody": REQUEST_BODY},
-    dependencies=[Depends(auth.requires(auth.WRITE))],
 )
-async def receive(request: Request) -> Response:
+async def receive(request: Request, client: Annotated[Client, Depends(auth.may_write)]) -> Response:
     """Take one event or a batch; 202 means that every one of them is on the disk and will not be lost.
 
     Repeat a request that failed or was not answered, with the same `event_id`: an event that is here already counts
@@ -159,7 +168,7 @@ async def receive(request: Request) -> Response:
     taken. `event_time` needs a time zone and may be at most five minutes in the future.
     """
     receiver: Receiver = request.app.state.parts.receiver
-    found = _events(await request.body(), receiver.settings)
+    found = _events(await request.body(), receiver.settings, client)
     received = datetime.fromtimestamp(time.time(), UTC).isoformat().replace("+00:00", "Z")
     receipt = await receiver.take([_line(event, received) for event in found])
     return Response(orjson.dumps(receipt.model_dump()), 202, media_type="application/json")

@@ -8,6 +8,7 @@ import time
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving.api import problems
 from serving.api.metrics import Metrics
 from serving.api.problems import Problem
 
@@ -17,7 +18,7 @@ UNEXPECTED = Problem(500, "internal", "an error of the server, now in its log; t
 
 
 class Envelope:
-    """Outermost layer, plain ASGI: one wrapped `send`, nothing buffered."""
+    """Around all that answers, plain ASGI: one wrapped `send`, nothing buffered."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, max_body_bytes: int) -> None:
         self._app, self._metrics, self._limit = app, metrics, max_body_bytes
@@ -29,7 +30,7 @@ class Envelope:
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
         scope["request_id"] = given if ID.fullmatch(given) else secrets.token_hex(16)
-        started = time.perf_counter()
+        scope["started"] = started = time.perf_counter()
         status: int | None = None
 
         async def answer(message: Message) -> None:
@@ -44,8 +45,8 @@ class Envelope:
                 await self._too_large().response(scope["request_id"])(scope, receive, answer)
             else:
                 await self._app(scope, self._limited(receive), answer)
-        except Exception as error:  # the edge of the process
-            log.exception("unexpected error in %s %s", scope["method"], scope["path"])
+        except Exception as error:  # noqa: BLE001 - the edge of the process
+            log.error("request %s: unexpected %s", scope["request_id"], problems.trail(error))
             self._metrics.errors.labels(type(error).__name__).inc()
             if status is None:
                 await UNEXPECTED.response(scope["request_id"])(scope, receive, answer)
@@ -61,6 +62,7 @@ class Envelope:
         trace = scope.get("trace")
         stages = trace.server_timing() if trace else ""
         headers["Server-Timing"] = f"{stages}, {total}" if stages else total
+        headers.update(scope.get("quota", {}))
         for stage, spent in trace.timings.items() if trace else ():
             self._metrics.stage.labels(stage).observe(spent / 1000)
 

@@ -29,14 +29,20 @@ class Preferences(BaseModel):
 @router.put(
     "/users/{user_id}/preferences",
     summary="Say what a shopper likes",
-    responses=documented(400, 401, 403, 404, 422, 503),
-    dependencies=[Depends(auth.requires(auth.WRITE))],
+    responses=documented(400, 401, 403, 404, 422, 429, 503),
 )
-async def prefer(request: Request, user_id: Annotated[Id, Path(min_length=1)], preferences: Preferences) -> Preferences:
+async def prefer(
+    request: Request,
+    client: Annotated[auth.Client, Depends(auth.may_write)],
+    user_id: Annotated[Id, Path(min_length=1)],
+    preferences: Preferences,
+) -> Preferences:
     """Keep the categories that a shopper chose, in place of those before; repeating it changes nothing.
 
     They come first on the home page until the shopper has a history, and the models know them from then on.
     """
+    if not client.may_name(user_id):
+        raise auth.other_user("user_id")
     parts: Parts = request.app.state.parts
     _check(preferences, parts.watcher.current)
     try:

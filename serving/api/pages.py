@@ -92,12 +92,12 @@ class Pages:
             task.add_done_callback(self._tasks.discard)
         return slate_id
 
-    async def find(self, slate_id: str) -> Kept | None:
-        """A kept slate; None if Redis does not have it or does not answer."""
+    async def find(self, slate_id: str, left: float) -> Kept | None:
+        """A kept slate; None if Redis does not have it or does not answer, in `left` seconds at the latest."""
         if slate_id in self._writing:
             return self._writing[slate_id]
         try:
-            async with asyncio.timeout(self._deadline):
+            async with asyncio.timeout(min(self._deadline, left)):
                 data = await self._store.get(f"page:{slate_id}")
         except (redis.RedisError, OSError, TimeoutError):
             return None

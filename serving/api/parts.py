@@ -1,20 +1,23 @@
 """The parts of one API process, made at its start and closed at its end."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from feature_repo import online
 from recsys import bus, inference
 from recsys.settings import Settings
-from serving.api import events
+from serving.api import events, surfaces
 from serving.api.calls import Calls
 from serving.api.decisions import Decisions
+from serving.api.followed import File
 from serving.api.funnel import Funnel
 from serving.api.intake import Receiver
+from serving.api.limits import Limits
 from serving.api.live import Watcher
 from serving.api.metrics import Metrics
 from serving.api.pages import Pages
-from serving.api.surfaces import Surfaces
+from serving.api.surfaces import Surface
 
 
 @dataclass(frozen=True)
@@ -23,10 +26,11 @@ class Parts:
 
     settings: Settings
     metrics: Metrics
+    limits: Limits
     watcher: Watcher
     client: inference.Client
     store: online.AsyncClient
-    surfaces: Surfaces
+    surfaces: File[Mapping[str, Surface]]
     funnel: Funnel
     pages: Pages
     decisions: Decisions
@@ -52,10 +56,11 @@ def build(settings: Settings, metrics: Metrics) -> Parts:
     return Parts(
         settings=settings,
         metrics=metrics,
+        limits=Limits(store, settings.api.burst_seconds, metrics),
         watcher=Watcher(root, calls.warm),
         client=client,
         store=store,
-        surfaces=Surfaces(settings),
+        surfaces=surfaces.follow(settings),
         funnel=Funnel(settings, calls),
         pages=Pages(settings, store),
         decisions=Decisions(settings, metrics),

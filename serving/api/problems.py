@@ -5,6 +5,7 @@ and breaks a rule (too many items, a time in the future).
 """
 
 import logging
+import traceback
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -70,9 +71,10 @@ def invalid(errors: Sequence[Mapping[str, Any]], where: str = "") -> Problem:
         errors: as `ValidationError.errors()` gives them.
         where: JSON pointer of the validated value in the body; empty for parameters.
     """
+    place = "pointer" if where else "parameter"
     places = [
         {
-            "pointer" if where else "parameter": "/".join([where, *map(str, error["loc"])] if where else _names(error)),
+            place: "/".join([where, *map(str, error["loc"])] if where else _names(error)),
             "detail": error["msg"],
             **_value(error),
         }
@@ -80,7 +82,7 @@ def invalid(errors: Sequence[Mapping[str, Any]], where: str = "") -> Problem:
     ]
     malformed = any(not error["type"].startswith(BROKEN_RULES) for error in errors)
     first = places[0]
-    sentence = f"{first.get('parameter') or first.get('pointer')}: {first['detail']}"
+    sentence = f"{first[place] or 'a parameter without a name'}: {first['detail']}"
     if len(places) > 1:
         sentence += f" (and {len(places) - 1} more, see errors)"
     kind = "malformed" if malformed else "rule-broken"
@@ -94,7 +96,17 @@ def _names(error: Mapping[str, Any]) -> list[str]:
 def _value(error: Mapping[str, Any]) -> dict[str, Any]:
     """The refused value where it is small enough to be worth repeating."""
     value = error.get("input")
+    if isinstance(value, int) and value.bit_length() > 63:
+        value = str(value)  # more than the encoder takes
     return {"value": value} if isinstance(value, str | int | float | bool) and len(str(value)) <= 100 else {}
+
+
+def trail(error: BaseException) -> str:
+    """Kinds of an error and of its causes, and where they were raised. Not their words, which may repeat what a caller
+    sent: logs hold no personal data."""
+    before = error.__cause__ or error.__context__
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    return f"{type(error).__name__}\n{frames}" + (f"after {trail(before)}" if before else "")
 
 
 def request_id_of(request: Request) -> str:

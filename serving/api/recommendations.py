@@ -5,9 +5,9 @@ import time
 from typing import Annotated
 
 import orjson
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Request, Response
 
-from serving.api import auth, pages
+from serving.api import auth, deadline, pages
 from serving.api.contract import Ask, Id, Page
 from serving.api.funnel import Shown, Slate
 from serving.api.live import LiveRelease
@@ -25,12 +25,12 @@ RETRY_AFTER = 5
     "/recommendations",
     response_model=Page,
     summary="A page of recommended items",
-    responses=documented(400, 401, 403, 404, 410, 422, 500, 503),
-    dependencies=[Depends(auth.requires(auth.READ))],
+    responses=documented(400, 401, 403, 404, 410, 422, 429, 500, 503),
 )
 async def recommendations(
     request: Request,
-    ask: Annotated[Ask, Query()],
+    ask: Annotated[Ask, Depends(auth.ask)],
+    due: Annotated[float, Depends(deadline.due)],
     x_last_item: Annotated[Id, Header(description="the item viewed last, before any event of it has arrived")] = "",
 ) -> Response:
     """Items for a shopper and a surface, each with a true reason.
@@ -48,14 +48,14 @@ async def recommendations(
     `Server-Timing` header has the milliseconds of each stage.
     """
     parts: Parts = request.app.state.parts
-    trace = Trace(request.scope["request_id"])
+    trace = Trace(request.scope["request_id"], due)
     request.scope["trace"] = trace
     _check_count(ask, parts)
     live = _live(parts)
     surface = _surface(ask, parts)
     _check(ask, surface, live)
     cursor = parts.pages.read(ask)
-    kept = await parts.pages.find(cursor.slate_id) if cursor else None
+    kept = await parts.pages.find(cursor.slate_id, trace.left()) if cursor else None
     if kept is None:
         if cursor:
             trace.notes.append("the ranking of the first page is lost; this page was made anew and may repeat items")
@@ -80,7 +80,7 @@ def _live(parts: Parts) -> LiveRelease:
 
 
 def _surface(ask: Ask, parts: Parts) -> Surface:
-    known = parts.surfaces.current
+    known = parts.surfaces.value
     if ask.surface not in known:
         detail = f"no surface {ask.surface!r}; it is one of {', '.join(known)} (see serving/api/surfaces.yaml)"
         raise Problem(404, "unknown-surface", detail)

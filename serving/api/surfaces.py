@@ -1,25 +1,20 @@
 """The surfaces of the shop: their sources, rules and phase, as data that is checked and may change at any time."""
 
-import logging
-import time
 from collections.abc import Mapping
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from models import rerank
-from recsys.errors import Permanent
 from recsys.inference import HEADS, MAX_CANDIDATES
 from recsys.settings import Settings
-
-log = logging.getLogger(__name__)
+from serving.api import followed
 
 DEFAULTS = Path(__file__).with_name("surfaces.yaml")
-RECHECK_SECONDS = 1.0
 
 Quota = Annotated[int, Field(ge=1, le=MAX_CANDIDATES)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -109,21 +104,16 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 _FILE: TypeAdapter[dict[str, Surface]] = TypeAdapter(dict[Name, Surface])
 
 
-def read(path: Path) -> dict[str, Surface]:
-    """The surfaces of a file.
-
-    Raises:
-        Permanent: it is not YAML, or a surface is wrong; the message names the place.
-    """
+def read(data: bytes) -> dict[str, Surface]:
+    """The surfaces of a file. Raises ValueError that names the place."""
     try:
-        raw: Any = yaml.safe_load(path.read_text())
-        return _FILE.validate_python(raw or {})
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise Permanent(f"{path} cannot be read: {error}") from error
+        return _FILE.validate_python(yaml.safe_load(data) or {})
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"no YAML: {error}") from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"])) or "the file"
-        raise Permanent(f"{path}: {place}: {first['msg']}") from error
+        raise ValueError(f"{place}: {first['msg']}") from None
 
 
 def own_file(settings: Settings) -> Path:
@@ -131,33 +121,11 @@ def own_file(settings: Settings) -> Path:
     return Path(settings.api.surfaces_file or Path(settings.storage.root) / "config" / "surfaces.yaml")
 
 
-class Surfaces:
-    """The surfaces of an installation, followed as their file changes.
+def follow(settings: Settings) -> followed.File[Mapping[str, Surface]]:
+    """The surfaces by name: those that are shipped, and over them those of the installation, as its file changes.
 
     Raises:
-        Permanent: the file is wrong at start; a later wrong version is logged and the last good one stays.
+        Permanent: the file is wrong at start.
     """
-
-    def __init__(self, settings: Settings) -> None:
-        self._path, self._defaults = own_file(settings), read(DEFAULTS)
-        self._stamp, self._checked = 0, 0.0
-        self._current: Mapping[str, Surface] = self._defaults
-        self._refresh()
-
-    @property
-    def current(self) -> Mapping[str, Surface]:
-        """The surfaces by name; a change of the file is seen within `RECHECK_SECONDS`."""
-        if time.monotonic() - self._checked >= RECHECK_SECONDS:
-            try:
-                self._refresh()
-            except Permanent as error:
-                log.error("%s; the surfaces stay as they were", error)
-        return self._current
-
-    def _refresh(self) -> None:
-        self._checked = time.monotonic()
-        stamp = self._path.stat().st_mtime_ns if self._path.exists() else 0
-        if stamp == self._stamp:
-            return
-        self._stamp = stamp  # even a wrong file is read once only, so that it is logged once
-        self._current = self._defaults | (read(self._path) if stamp else {})
+    shipped = read(DEFAULTS.read_bytes())
+    return followed.File(own_file(settings), lambda data: shipped | read(data), absent=b"")

@@ -1,5 +1,6 @@
 """What happened to one request: times of its stages, falls, and what the rules did."""
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ class Fall:
 
     Attributes:
         stage: retrieval, ranking, online or features.
-        why: late, down, open (the circuit), release, refused or malformed.
+        why: late, deadline (the caller's own), down, open (the circuit), release, refused or malformed.
     """
 
     stage: str
@@ -26,6 +27,7 @@ class Trace:
 
     Attributes:
         request_id: as in X-Request-ID.
+        due: when the stages must be done, so that the caller's deadline is kept; seconds of `time.perf_counter`.
         timings: milliseconds by stage; a predictor's own stages have its name before theirs.
         falls: stages that did not serve, in order.
         missing: candidate sources that did not serve in time, each once.
@@ -34,11 +36,16 @@ class Trace:
     """
 
     request_id: str
+    due: float = math.inf
     timings: dict[str, float] = field(default_factory=dict)
     falls: list[Fall] = field(default_factory=list)
     missing: dict[str, None] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
+
+    def left(self) -> float:
+        """Seconds that the caller still waits for the stages; negative when that is over."""
+        return self.due - time.perf_counter()
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

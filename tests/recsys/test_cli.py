@@ -14,6 +14,7 @@ from recsys import airflow, cli, local, progress, tour
 from recsys import settings as configuration
 from recsys.local import ServiceStatus
 from recsys.settings import Settings
+from serving.api import auth, tokens
 
 REDIS = ServiceStatus("redis", "RUNNING", 41, "redis://127.0.0.1:8103/0", healthy=True, seconds=9, expected=True)
 API = ServiceStatus("api", "FATAL", None, "http://127.0.0.1:8100", healthy=False, seconds=0, expected=True)
@@ -50,6 +51,18 @@ def test_status_says_by_its_exit_code_that_something_is_down(monkeypatch: pytest
     idle = replace(API, expected=False)
     monkeypatch.setattr(local, "status", lambda settings: [REDIS, idle])
     assert "idle" in recsys("status").stdout
+
+
+def test_token_is_one_that_the_api_believes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = root.parent / "secret"
+    secret.write_text("f" * 64)
+    assert "openssl rand" in str(recsys("token", "u1", code=1).exception)
+    monkeypatch.setenv("RECSYS_API__JWT_SECRET_FILE", str(secret))
+    believed = tokens.Tokens(configuration.load().api)
+    assert believed.read(answer("token", "u1")["token"]) == tokens.Grant("u1", frozenset([auth.READ]))
+    asked = recsys("token", "u1", "--minutes", "5", "--scope", auth.WRITE)
+    assert believed.read(asked.stdout.strip()).scopes == {auth.WRITE}
+    assert auth.WRITE in str(recsys("token", "u1", "--scope", "everything", code=1).exception)
 
 
 def test_down_answers_with_what_it_stopped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,9 @@ import sys
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
+from recsys.settings import Api, Settings
 from serving.api.breaker import Breaker
 
 
@@ -61,6 +63,28 @@ async def test_the_openapi_document_describes_both_endpoints_and_their_errors(wo
 async def test_no_other_origin_may_read_answers(world: Any) -> None:
     answer = await world.get(headers={"Origin": "https://elsewhere.example"})
     assert "access-control-allow-origin" not in answer.headers
+
+
+@pytest.mark.services
+async def test_a_listed_origin_may_read_answers_errors_included(online_settings: Settings, shop: Any) -> None:
+    origin = "https://shop.example"
+    api = online_settings.api.model_copy(update={"cors_origins": (origin,)})
+    shop.publish(online_settings)
+    async with shop.running(online_settings.model_copy(update={"api": api})) as world:
+        for parameters, status in (({}, 200), ({"surface": "category"}, 400)):
+            answer = await world.get(headers={"Origin": origin}, **parameters)
+            assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (status, origin)
+        asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-api-key,content-type"}
+        for asking, status in ((origin, 200), ("https://elsewhere.example", 400)):
+            answer = await world.http.options("/api/v1/events", headers={"Origin": asking} | asked)
+            assert answer.status_code == status
+            assert ("access-control-allow-origin" in answer.headers) == (status == 200)
+
+
+@pytest.mark.parametrize("origin", ["*", "shop.example", "https://shop.example/", "https://*.example"])
+def test_an_origin_is_one_as_browsers_send_it(origin: str) -> None:
+    with pytest.raises(ValidationError):
+        Api(cors_origins=(origin,))
 
 
 def test_the_process_imports_no_engine() -> None:

@@ -8,14 +8,14 @@ import pytest
 
 from recsys.errors import Permanent
 from recsys.settings import Settings
-from serving.api import auth
+from serving.api import auth, followed
 
 EVENT = {"event_id": "e", "session_id": "s", "item_id": "i", "event": "view", "event_time": "2024-02-29T12:00:00Z"}
 
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auth, "RECHECK_SECONDS", 0.0)
+    monkeypatch.setattr(followed, "RECHECK_SECONDS", 0.0)
 
 
 def write_keys(settings: Settings, **scopes: list[str]) -> None:

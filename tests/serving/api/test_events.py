@@ -127,6 +127,8 @@ async def test_an_unknown_item_is_taken_the_quality_gate_judges_it(world: Any) -
         ({"item_id": 5}, 400, "#/item_id"),
         ({"quantity": 1.5}, 400, "#/quantity"),
         ({"quantity": 2**40}, 422, "#/quantity"),
+        ({"quantity": 2**64}, 422, "#/quantity"),
+        ({"event_id": 2**64}, 400, "#/event_id"),
         ({"value": "2.50"}, 400, "#/value"),
         ({"event_time": "yesterday"}, 400, "#/event_time"),
         ({"event_time": 1709208000}, 400, "#/event_time"),

@@ -77,6 +77,30 @@ async def test_ranker_late_the_order_is_that_of_retrieval(online_settings: Setti
         assert await world.metric('recsys_api_falls_total{stage="ranking",why="open"}') >= 1
 
 
+async def test_a_caller_in_a_hurry_gets_the_next_rung_in_time_and_shuts_nothing_to_others(world: Any) -> None:
+    world.ranking.delay = 1.0  # the ranker's own deadline is 2 s
+    for _ in range(6):
+        started = time.perf_counter()
+        page = await world.page(user_id="ann", count=3, headers={"X-Deadline-Ms": "150"})
+        assert time.perf_counter() - started < 0.8
+        assert (page["rung"], page["degraded"]) == ("retrieval", True)
+    assert await world.metric('recsys_api_falls_total{stage="ranking",why="deadline"}') == 6
+    assert (await world.page(user_id="ann", headers={"X-Deadline-Ms": "60000"}))["rung"] == "ranked"
+
+
+async def test_a_deadline_that_is_over_already_is_answered_from_memory(world: Any) -> None:
+    page = await world.page(user_id="ann", count=3, headers={"X-Deadline-Ms": "1"})
+    assert (page["rung"], page["degraded"], len(page["items"])) == ("static", True, 3)
+    assert world.retrieval.asked == []
+
+
+@pytest.mark.parametrize(("given", "status"), [("soon", 400), ("1.5", 400), ("0", 422), ("-1", 422), ("9" * 400, 422)])
+async def test_a_deadline_that_is_none_is_refused(world: Any, given: str, status: int) -> None:
+    answer = await world.get(headers={"X-Deadline-Ms": given})
+    assert answer.status_code == status
+    assert answer.json()["detail"].startswith("x-deadline-ms: Input should be")
+
+
 async def test_retrieval_down_the_page_is_trending_and_begins_with_the_favourite_category(world: Any) -> None:
     await world.retrieval.stop()
     page = await world.page(user_id="ann", count=5)

@@ -9,8 +9,8 @@ import pytest
 from models import rerank
 from recsys.errors import Permanent
 from recsys.settings import Settings
-from serving.api import surfaces
-from serving.api.surfaces import SourceName, Surfaces
+from serving.api import followed, surfaces
+from serving.api.surfaces import SourceName
 
 
 def write(settings: Settings, text: str) -> Path:
@@ -22,7 +22,7 @@ def write(settings: Settings, text: str) -> Path:
 
 
 def test_the_shipped_surfaces_are_those_of_the_product() -> None:
-    shipped = surfaces.read(surfaces.DEFAULTS)
+    shipped = surfaces.read(surfaces.DEFAULTS.read_bytes())
     assert list(shipped) == ["home", "similar", "because_you_viewed", "cart", "trending", "category"]
     assert sum(shipped["home"].sources.values()) <= 700
     assert shipped["home"].rules.of_page == rerank.Rules()
@@ -38,16 +38,16 @@ home: {about: shopper, phase: 1, sources: {popular: 50}}
 gifts: {about: category, phase: 1, sources: {category: 30}, backfill: [catalogue], seen: false}
 """,
     )
-    found = Surfaces(settings).current
+    found = surfaces.follow(settings).value
     assert dict(found["home"].sources) == {SourceName.POPULAR: 50}
     assert found["gifts"].backfill == [SourceName.CATALOGUE]
-    assert found["cart"] == surfaces.read(surfaces.DEFAULTS)["cart"]
+    assert found["cart"] == surfaces.read(surfaces.DEFAULTS.read_bytes())["cart"]
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("home: [", "cannot be read"),
+        ("home: [", "no YAML"),
         ("Home: {about: shopper, phase: 1, sources: {popular: 5}}", "Home"),
         ("home: {about: moon, phase: 1, sources: {popular: 5}}", "home.about: Input should be 'shopper'"),
         ("home: {about: shopper, phase: 1, sources: {telepathy: 5}}", "home.sources.telepathy"),
@@ -66,7 +66,7 @@ gifts: {about: category, phase: 1, sources: {category: 30}, backfill: [catalogue
 def test_a_wrong_file_names_the_place_and_the_remedy(settings: Settings, text: str, words: str) -> None:
     path = write(settings, text)
     with pytest.raises(Permanent) as caught:
-        Surfaces(settings)
+        surfaces.follow(settings)
     assert str(path) in str(caught.value)
     assert words in str(caught.value)
 
@@ -75,14 +75,14 @@ def test_a_wrong_file_names_the_place_and_the_remedy(settings: Settings, text: s
 async def test_a_change_is_served_without_a_restart_and_a_mistake_changes_nothing(
     world: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(surfaces, "RECHECK_SECONDS", 0.0)
+    monkeypatch.setattr(followed, "RECHECK_SECONDS", 0.0)
     assert (await world.page(user_id="ann", count=3))["rung"] == "ranked"
     write(world.settings, "home: {about: shopper, phase: 1, sources: {popular: 50}}")
     page = await world.page(user_id="ann", count=3)
     assert (page["rung"], page["degraded"]) == ("trending", False)
     write(world.settings, "home: {about: shopper, phase: 3}")
     assert (await world.page(user_id="ann", count=3))["rung"] == "trending"
-    assert caplog.text.count("the surfaces stay as they were") == 1
+    assert caplog.text.count("what it said before stays") == 1
     write(world.settings, "late: {about: shopper, phase: 1, sources: {popular: 50}}")
     assert (await world.page(user_id="ann", surface="late", count=3))["surface"] == "late"
     surfaces.own_file(world.settings).unlink()
@@ -95,7 +95,7 @@ async def test_objectives_reach_the_ranker(world: Any) -> None:
         world.settings,
         "home: {about: shopper, phase: 2, sources: {personal: 30, again: 5}, objectives: {purchase: 1, revenue: 2}}",
     )
-    world.app.state.parts.surfaces._checked = 0.0
+    world.app.state.parts.surfaces._checked = 0.0  # as if a second had passed
     await world.page(user_id="ann", count=3)
     assert world.ranking.asked[-1].blend == {"purchase": 1.0, "revenue": 2.0}
 
