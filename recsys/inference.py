@@ -128,8 +128,11 @@ class RetrievalResponse:
     Attributes:
         item_ids: [k] str objects.
         scores: [k] float32, cosine of user and item embedding.
-        evidence: [k] the item of the visitor's history that is most similar to the candidate, or "".
-        evidence_events: [k] what the visitor did with it, or "".
+        evidence: [k] an item of the visitor's history that is like the candidate and without which the candidate
+            would score lower; the candidate itself where the history holds it; or "".
+        evidence_events: [k] what the visitor did with it last, or "".
+        query: [dim] float32, unit norm, of the visitor, or of the request's item: times an item's vector, it is that
+            item's score, whichever source proposed it.
         profile: what was known about the visitor.
         release: id of the release that answered.
         timings: milliseconds by stage of the predictor.
@@ -139,6 +142,7 @@ class RetrievalResponse:
     scores: NDArray[np.float32]
     evidence: NDArray[np.object_]
     evidence_events: NDArray[np.object_]
+    query: NDArray[np.float32]
     profile: Profile
     release: str = ""
     timings: Mapping[str, float] = field(default_factory=dict)
@@ -149,12 +153,13 @@ class RetrievalResponse:
             "scores": self.scores,
             "evidence": self.evidence,
             "evidence_events": self.evidence_events,
+            "query": self.query,
             "profile": strings([self.profile.to_json()]),
         }
 
     @staticmethod
     def from_tensors(tensors: Tensors, release: str, timings: Mapping[str, float]) -> "RetrievalResponse":
-        arrays = {name: tensors[name] for name in ("item_ids", "scores", "evidence", "evidence_events")}
+        arrays = {name: tensors[name] for name in ("item_ids", "scores", "evidence", "evidence_events", "query")}
         profile = Profile.from_json(_single(tensors, "profile"))
         return RetrievalResponse(**arrays, profile=profile, release=release, timings=timings)
 

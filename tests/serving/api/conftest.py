@@ -139,6 +139,7 @@ def retrieved(request: RetrievalRequest) -> RetrievalResponse:
         np.linspace(0.9, 0.1, 60).astype(np.float32),
         inference.strings([request.last_item or "i58"] * 60),
         inference.strings(["view" if request.last_item else "purchase"] * 60),
+        np.ones(1, np.float32),
         Profile(known, 3 if known else 0, *(("Germany", "25-34") if request.user_id in ("ann", "new") else ("", ""))),
         timings={"features": 1.0, "search": 2.0},
     )
