@@ -151,8 +151,11 @@ class RetrievalResponse:
     Attributes:
         item_ids: [k] str objects.
         scores: [k] float32, cosine of user and item embedding.
-        evidence: [k] the item of the visitor's history that is most similar to the candidate, or "".
-        evidence_events: [k] what the visitor did with it, or "".
+        evidence: [k] an item of the visitor's history that is like the candidate and without which the candidate
+            would score lower; the candidate itself where the history holds it; or "".
+        evidence_events: [k] what the visitor did with it last, or "".
+        query: [dim] float32, unit norm, of the visitor, or of the request's item: times an item's vector, it is that
+            item's score, whichever source proposed it.
         profile: what was known about the visitor.
         query: [dim] float32, the vector that `scores` are dot products with.
         release: id of the release that answered.
@@ -163,6 +166,7 @@ class RetrievalResponse:
     scores: NDArray[np.float32]
     evidence: NDArray[np.object_]
     evidence_events: NDArray[np.object_]
+    query: NDArray[np.float32]
     profile: Profile
     query: NDArray[np.float32]
     release: str = ""
@@ -175,6 +179,7 @@ class RetrievalResponse:
             "scores": self.scores,
             "evidence": self.evidence,
             "evidence_events": self.evidence_events,
+            "query": self.query,
             "profile": strings([self.profile.to_json()]),
         }
 

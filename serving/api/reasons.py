@@ -1,9 +1,11 @@
 """Reasons: one true sentence per shown item, made from the source that proposed it.
 
-A reason claims no more than its evidence. "Similar to X, which you bought" needs a past purchase of X from the
-visitor's own history, which retrieval names as the nearest item of that history, and X in the same general category;
-without them the reason is "Picked for you". "Because you viewed X" would claim that X caused it, which nobody has
-checked, and is never said.
+A reason claims no more than its evidence. "Because you bought X" needs more than a past purchase of X: retrieval has
+scored the candidate for the same shopper without X as well, and lower, and X is like the candidate. "You bought this
+before" claims no cause, and needs the item itself in the history. Without evidence the reason is "Picked for you".
+
+X may be of another general category. That two things are similar is for the reader to judge, who would judge by the
+category; what caused what was tested, and a mug because of a kettle is as true as a mug because of a mug.
 """
 
 from feature_repo.events import EventType
@@ -12,13 +14,13 @@ from serving.api.sources.candidates import Candidates
 
 NEUTRAL = "Picked for you"
 DID = {
-    EventType.PURCHASE: "bought",
-    EventType.ADD_TO_CART: "put in your cart",
-    EventType.COMPLETE: "watched to the end",
-    EventType.LIKE: "liked",
-    EventType.RATE: "rated",
-    EventType.CLICK: "looked at",
-    EventType.VIEW: "viewed",
+    EventType.PURCHASE: "bought {}",
+    EventType.ADD_TO_CART: "put {} in your cart",
+    EventType.COMPLETE: "watched {} to the end",
+    EventType.LIKE: "liked {}",
+    EventType.RATE: "rated {}",
+    EventType.CLICK: "looked at {}",
+    EventType.VIEW: "viewed {}",
 }
 LONGEST_TITLE = 60
 
@@ -70,10 +72,8 @@ def _personal(candidates: Candidates, place: int, row: int, live: LiveRelease) -
     if did is None or known is None:
         return NEUTRAL
     if known == row:
-        return f"You {did} this before"
-    if live.tops[known] != live.tops[row]:
-        return NEUTRAL
-    return f"Similar to {_title(item_id, live)}, which you {did}"
+        return f"You {did.format('this')} before"
+    return f"Because you {did.format(_title(item_id, live))}"
 
 
 def _popular(scope: str, key: str) -> str:

@@ -1,11 +1,11 @@
-"""The retrieval predictor: a visitor → the user tower → ScaNN → candidates with scores and true evidence.
+"""The retrieval predictor: a visitor → the user tower → ScaNN → candidates with scores and tested evidence.
 
 `python -m serving.predictors.retrieval --colour blue`
 """
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,10 @@ from models.index import Index
 from models.release import Release
 from recsys.inference import Deed, Profile, RetrievalRequest, RetrievalResponse, strings
 from recsys.settings import Settings
-from serving.predictors import server, stages, visitors
+from serving.predictors import evidence, server, stages, visitors
 from serving.predictors.visitors import Visitor
 
 RECENT = 20  # items of the history that the profile names
-# An item is only called the reason for another if they are alike; below this cosine it is coincidence.
-LIKENESS = 0.2
 WARM_SIZES = (100, 500, 3_000)
 log = logging.getLogger(__name__)
 
@@ -50,17 +48,23 @@ class Retriever:
         watch = stages.Watch("retrieval")
         visitor = self._visitors.read(request, watch)
         query = self._index.row_of.get(request.query_item, -1) if request.query_item else -1
+        tested = evidence.tested(visitor, self._index) if query < 0 else []
         with watch.stage("tower"):
-            vector = self._embed(visitor, request.region) if query < 0 else self._index.vectors[[query]]
+            versions = [visitor, *map(visitor.without, tested)]
+            vectors = self._embed(versions, request.region) if query < 0 else self._index.vectors[[query]]
         with watch.stage("search"):
-            rows, scores = self._search(vector, request.k, query)
+            rows, scores = self._search(vectors[:1], request.k, query)
         with watch.stage("evidence"):
-            evidence, events = self._evidence(visitor, rows) if query < 0 else self._similar(request.query_item, rows)
+            if query < 0:
+                named, events = self._evidence(visitor, tested, vectors, rows)
+            else:
+                named, events = self._similar(request.query_item, rows)
         return RetrievalResponse(
             item_ids=self._index.ids[rows],
             scores=scores,
-            evidence=evidence,
+            evidence=named,
             evidence_events=events,
+            query=vectors[0],
             profile=self._profile(visitor, request.region),
             query=vector[0],
             release=self._release_id,
@@ -80,19 +84,20 @@ class Retriever:
     def close(self) -> None:
         """Nothing to end."""
 
-    def _embed(self, visitor: Visitor, region: str) -> NDArray[np.float32]:
+    def _embed(self, versions: Sequence[Visitor], region: str) -> NDArray[np.float32]:
+        """[n, dim] one visitor, with the history of each version."""
         inputs = transforms.user_tower_inputs(
-            items=[visitor.items],
-            events=[visitor.events],
-            times=[visitor.times],
-            region=[visitor.text("region") or region],
-            age_group=[visitor.text("age_group")],
-            preferences=[visitor.values["preferences"]],
-            now=np.array([visitor.now]),
+            items=[visitor.items for visitor in versions],
+            events=[visitor.events for visitor in versions],
+            times=[visitor.times for visitor in versions],
+            region=[visitor.text("region") or region for visitor in versions],
+            age_group=[visitor.text("age_group") for visitor in versions],
+            preferences=[visitor.values["preferences"] for visitor in versions],
+            now=np.array([visitor.now for visitor in versions]),
             length=self._history_length,
         )
-        vector: NDArray[np.float32] = self._towers.users(inputs)
-        return vector
+        vectors: NDArray[np.float32] = self._towers.users(inputs)
+        return vectors
 
     def _search(
         self, vector: NDArray[np.float32], k: int, left_out: int
@@ -102,18 +107,17 @@ class Retriever:
         kept = (rows[0] >= 0) & (rows[0] != left_out)
         return rows[0][kept][:k], scores[0][kept][:k]
 
-    def _evidence(self, visitor: Visitor, rows: NDArray[np.int64]) -> tuple[NDArray[np.object_], NDArray[np.object_]]:
-        """For each candidate the most similar item of the history, and what was done with it; "" if none is alike."""
-        newest = dict(zip(visitor.items[-self._history_length :], visitor.events[-self._history_length :], strict=True))
-        items = strings(list(newest))
-        held = self._index.rows(items)
-        items, kinds, held = items[held >= 0], strings(list(newest.values()))[held >= 0], held[held >= 0]
-        if len(held) == 0 or len(rows) == 0:
-            return strings([""] * len(rows)), strings([""] * len(rows))
-        likeness = self._index.vectors[rows] @ self._index.vectors[held].T
-        best = likeness.argmax(axis=1)
-        alike = likeness[np.arange(len(rows)), best] >= LIKENESS
-        return np.where(alike, items[best], ""), np.where(alike, kinds[best], "")
+    def _evidence(
+        self, visitor: Visitor, tested: Sequence[str], vectors: NDArray[np.float32], rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.object_], NDArray[np.object_]]:
+        """For each candidate the item that it is there because of, or itself if it was met before; and what was done
+        with that last."""
+        did = dict(zip(visitor.items, visitor.events, strict=True))
+        held = self._index.vectors[self._index.rows(tested)]
+        causes = strings(["", *tested])[evidence.causes(self._index.vectors[rows], vectors, held)]
+        candidates = self._index.ids[rows]
+        named = [item if item in did else cause for item, cause in zip(candidates, causes, strict=True)]
+        return strings(named), strings([did.get(item, "") for item in named])
 
     def _similar(self, query: str, rows: NDArray[np.int64]) -> tuple[NDArray[np.object_], NDArray[np.object_]]:
         """Every item is there because of the item on the page, which is being viewed."""

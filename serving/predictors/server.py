@@ -110,7 +110,7 @@ class Predictor(kserve.Model):  # type: ignore[misc]
 
     def get_output_types(self) -> list[dict[str, Any]]:
         texts = ("item_ids", "evidence", "evidence_events") if self.role == "retrieval" else ()
-        numbers = ("scores",) if self.role == "retrieval" else ("scores", *inference.HEADS)
+        numbers = ("scores", "query") if self.role == "retrieval" else ("scores", *inference.HEADS)
         kinds = dict.fromkeys(texts, "BYTES") | dict.fromkeys(numbers, "FP32")
         described = [{"name": name, "datatype": kind, "shape": [-1]} for name, kind in kinds.items()]
         return described + [{"name": "profile", "datatype": "BYTES", "shape": [1]}] * (self.role == "retrieval")

@@ -7,7 +7,7 @@ request.
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Self
 
@@ -55,6 +55,11 @@ class Visitor:
     def text(self, name: str) -> str:
         """A string feature, "" where unknown."""
         return self.values.get(name) or ""
+
+    def without(self, item_id: str) -> "Visitor":
+        """The same visitor at the same moment, had they never met an item."""
+        kept = [k for k, item in enumerate(self.items) if item != item_id]
+        return replace(self, values={**self.values, **{n: [self.values[n][k] for k in kept] for n in names.HISTORY}})
 
 
 class Reader:

@@ -145,7 +145,7 @@ class Stub:
         profile = Profile(ask.user_id in KNOWN_USERS, 1, "", "", degraded=self.behaviour == "degraded")
         nothing = inference.strings([""] * count)
         release = "another" if self.behaviour == "other_release" else self.release
-        return RetrievalResponse(ids, scores, nothing, nothing, profile, np.ones(2, np.float32), release)
+        return RetrievalResponse(ids, scores, nothing, nothing, np.ones(1, np.float32), profile, release)
 
     def rank(self, ask: RankingRequest) -> RankingResponse:
         scores = np.asarray(ask.retrieval_scores, np.float32)

@@ -156,8 +156,8 @@ def retrieved(request: RetrievalRequest) -> RetrievalResponse:
         np.linspace(0.9, 0.1, 60).astype(np.float32),
         inference.strings([last or "i58"] * 60),
         inference.strings(["view" if last else "purchase"] * 60),
-        Profile(known, 3 if known else 0, *(("Germany", "25-34") if request.user_id in ("ann", "new") else ("", ""))),
         embeddings()[59],
+        Profile(known, 3 if known else 0, *(("Germany", "25-34") if request.user_id in ("ann", "new") else ("", ""))),
         timings={"features": 1.0, "search": 2.0},
     )
 

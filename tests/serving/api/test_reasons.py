@@ -30,12 +30,14 @@ def personal(evidence: str, event: str) -> Candidates:
 @pytest.mark.parametrize(
     ("evidence", "event", "reason"),
     [
-        ("i4", "purchase", "Similar to Thing 4, which you bought"),
-        ("i4", "add_to_cart", "Similar to Thing 4, which you put in your cart"),
-        ("i4", "view", "Similar to Thing 4, which you viewed"),
+        ("i4", "purchase", "Because you bought Thing 4"),
+        ("i4", "add_to_cart", "Because you put Thing 4 in your cart"),
+        ("i4", "complete", "Because you watched Thing 4 to the end"),
+        ("i4", "view", "Because you viewed Thing 4"),
         ("i4", "skip", "Picked for you"),  # a skip is no taste
-        ("i5", "purchase", "Picked for you"),  # of another general category
+        ("i5", "purchase", "Because you bought Thing 5"),  # of another general category: tested all the same
         ("i8", "purchase", "You bought this before"),
+        ("i8", "add_to_cart", "You put this in your cart before"),
         ("gone", "purchase", "Picked for you"),  # not in this catalogue: it has no title to name
         ("", "", "Picked for you"),
     ],
@@ -65,7 +67,8 @@ def test_a_long_title_is_cut(settings: Settings, release: live.LiveRelease) -> N
     release.titles[4] = "word " * 30
     reason = reasons.of(personal("i4", "purchase"), 0, 8, release)
     assert len(reason) < 100
-    assert "…, which you bought" in reason
+    assert reason.startswith("Because you bought word word")
+    assert reason.endswith("…")
 
 
 def test_a_merged_pool_keeps_the_first_source_of_an_item_and_drops_the_unknown(release: live.LiveRelease) -> None:

@@ -106,6 +106,7 @@ def test_retrieval_over_the_wire(retrieval: Process) -> None:
         found = client.retrieve(RetrievalRequest(user_id="u1", region="Spain", k=30), release="r1")
         assert set(found.item_ids[:2]) == {"i1", "i5"}
         assert found.scores.dtype == np.float32
+        np.testing.assert_allclose(np.linalg.norm(found.query), 1.0, rtol=1e-5)
         assert (found.release, found.profile.region, found.profile.history_size) == ("r1", "France", 2)
         assert found.timings["search"] > 0
         stranger = client.retrieve(RetrievalRequest(user_id="nobody", k=30))
