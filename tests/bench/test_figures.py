@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench import figures, index, ranker, simulator
+from bench import bandits, figures, index, ranker, simulator
 
 HERE = Path(figures.__file__).parent
 NAMES = sorted(path.stem for path in HERE.glob("*.py") if path.stem not in ("__main__", "figures"))
@@ -68,6 +68,16 @@ def test_the_index_prints_figures(capsys: pytest.CaptureFixture[str], monkeypatc
     found = {line["name"]: line for line in lines(capsys)}
     assert found["index.recall_600_at_20"]["value"] > 0.9
     assert found["index.search_600_p50"]["limit"] == index.LIMIT_MS
+
+
+def test_the_bandits_print_figures(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    run(bandits, ["--arms", "20", "--dim", "4"], monkeypatch)
+    found = {line["name"]: line for line in lines(capsys)}
+    assert found.keys() == {
+        *(f"bandits.{policy}_edition" for policy in ("thompson", "linear")),
+        *(f"bandits.{name}_{p}" for name in ("thompson", "linear", "epsilon_greedy") for p in ("p50", "p99")),
+    }
+    assert found["bandits.linear_p50"]["limit"] == bandits.LIMIT_MS
 
 
 def test_the_simulator_prints_figures(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
