@@ -215,6 +215,7 @@ class Funnel:
 
     def _arranged(self, pool: Pool, ask: Ask, live: LiveRelease, trace: Trace) -> list[Shown]:
         made = rerank.arranged(
+            np.linspace(1, 0, len(pool)),  # by place: scores of different sources have no scale in common
             live.categories[pool.rows],
             live.tops[pool.rows],
             length=self._settings.api.slate,
