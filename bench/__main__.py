@@ -18,7 +18,7 @@ from recsys import settings as configuration
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results.jsonl"
-ALONE = ("simulator", "ingest", "index", "bandits", "training", "ranker")
+ALONE = ("simulator", "ingest", "index", "bandits", "training", "ranker", "rerank")
 ON_THE_PLATFORM = ("predictors", "api")
 
 

@@ -1,17 +1,26 @@
 """Re-ranking rules: which candidates may be shown, and in which order. Pure functions over arrays.
 
-The order of the rules is fixed: filters first (unknown, unavailable, region, seen), then the arrangement. Each rule
-reports what it did, so that a response can be explained. Five hundred candidates take under a millisecond.
+The order of the rules is fixed: filters first (unknown, unavailable, region, seen), then the score rules
+(`models.factors`), then the arrangement. Each rule reports what it did, so that a response can be explained.
 """
 
-from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-SHARE, RUN = "category_share", "category_run"
+from models import cosine, diversity
+
+SHARE, RUN, DIVERSITY = "category_share", "category_run", "diversity"
+HOLDING = (SHARE, RUN, DIVERSITY)  # the rules that `Arrangement.held` counts off, the strongest first
+NOT_HELD = -1
+
+Method = Literal["none", "mmr", "dpp"]
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -21,10 +30,33 @@ class Rules:
     Attributes:
         max_run: most items of one category in a row; 0 switches the rule off.
         max_share: most of a page that one top category may take; 1 switches the rule off.
+        diversity: how unlike the chosen an item should be by its embedding, see `models.diversity`.
+        strength: of diversity, 0..1; 0 is the order of relevance, as "none". "dpp" weighs a logarithm, "mmr" a cosine:
+            the same number does not mean the same to both.
+        window: items before a slot that diversity compares with. Twenty are a page: what a shopper has in sight or has
+            just scrolled past. Compared with all of a long list, hardly anything is unlike, and its end not diverse.
+
+    Raises:
+        ValueError: a value is out of its range.
     """
 
     max_run: int = 3
     max_share: float = 0.4
+    diversity: Method = "none"
+    strength: float = 0.3
+    window: int = 20
+
+    def __post_init__(self) -> None:
+        if self.max_run < 0:
+            raise ValueError(f"max_run must be at least 1, or 0 for no rule, got {self.max_run}")
+        if not 0 < self.max_share <= 1:
+            raise ValueError(f"max_share must be above 0 and at most 1, which is no rule, got {self.max_share}")
+        if self.diversity not in get_args(Method):
+            raise ValueError(f"diversity must be one of {', '.join(get_args(Method))}, got {self.diversity!r}")
+        if not 0 <= self.strength <= 1:
+            raise ValueError(f"strength must be in 0..1, got {self.strength}")
+        if self.window < 1:
+            raise ValueError(f'window must be at least 1, got {self.window}; for no diversity say diversity="none"')
 
 
 NO_RULES = Rules(max_run=0, max_share=1.0)
@@ -49,14 +81,22 @@ class Arrangement:
 
     Attributes:
         order: [length] positions into the candidates.
+        held: [n] position in HOLDING of the first rule that held the candidate back, or NOT_HELD. A candidate is held
+            back where it is passed over: one that is less relevant, or worth less there, takes the slot. It may still
+            come later; one that no rule held back and that is not shown was not relevant enough.
+        changed: slots that a rule changed, by rule; without those that changed none. A category rule changes a slot if
+            it keeps out what is worth most there; diversity does if, of those the category rules allow, another than
+            the most relevant is worth most.
         relaxed: slots at which a rule could not be kept, by rule; empty when all were.
     """
 
     order: NDArray[np.int64]
+    held: NDArray[np.int8]
+    changed: Mapping[str, int]
     relaxed: Mapping[str, int]
 
 
-def filtered(masks: Mapping[str, NDArray[np.bool_]], size: int) -> Filtered:
+def filtered(masks: Mapping[str, Bools], size: int) -> Filtered:
     """Drop candidates by rule.
 
     Args:
@@ -73,92 +113,155 @@ def filtered(masks: Mapping[str, NDArray[np.bool_]], size: int) -> Filtered:
 
 
 def arranged(
+    relevance: NDArray[np.floating],
     categories: NDArray[np.integer],
     tops: NDArray[np.integer],
+    vectors: NDArray[np.floating] | None = None,
     *,
     length: int,
     page: int,
     rules: Rules,
 ) -> Arrangement:
-    """Fill slots greedily: each takes the best candidate that breaks no rule there.
+    """Fill slots greedily: each takes the candidate that is worth most and breaks no category rule there.
 
     A candidate that has to wait is offered again at every later slot, so order changes as little as the rules allow.
     Where every remaining candidate breaks a rule, the share gives way first and the run second, and the slot is
-    counted; so the result is always as long as it can be.
+    counted; so the result is always as long as it can be. Of candidates that are worth the same, the more relevant
+    comes first, then the one that was handed in first.
 
     Args:
-        categories: [n] code of the category of each candidate, best candidate first.
+        relevance: [n] at least 0, on one scale. It is divided by the largest, and so in [0, 1] when diversity is
+            weighed against it: ratios stay, and a longer tail of candidates changes nothing.
+        categories: [n] code of the category of each candidate.
         tops: [n] code of its most general category.
+        vectors: [n, d] its embedding, of any length, or zeros where there is none; not needed without diversity.
         length: slots to fill.
         page: slots of one page; shares are counted per page, runs across pages.
         rules: what to keep.
+
+    Raises:
+        ValueError: shapes that do not fit, relevance that is negative or not finite, or diversity without vectors.
     """
-    length = min(length, len(categories))
-    greedy = _Greedy(categories.tolist(), tops.tolist(), page, rules)
+    exact: Floats = np.asarray(relevance, np.float64)
+    _check(exact, categories, tops, length, page)
+    by_relevance = np.argsort(-exact, kind="stable")
+    length = min(length, len(exact))
+    objective = _objective(exact, vectors, by_relevance, length, rules)
+    greedy = _Greedy(objective, categories[by_relevance], tops[by_relevance], page, rules)
     order = np.fromiter((greedy.next(slot) for slot in range(length)), np.int64, length)
-    return Arrangement(order, dict(greedy.relaxed))
+    held = np.empty_like(greedy.held)
+    held[by_relevance] = greedy.held
+    return Arrangement(by_relevance[order], held, dict(greedy.changed), dict(greedy.relaxed))
+
+
+def _check(
+    relevance: Floats,
+    categories: NDArray[np.integer],
+    tops: NDArray[np.integer],
+    length: int,
+    page: int,
+) -> None:
+    if relevance.ndim != 1 or not relevance.shape == categories.shape == tops.shape:
+        shapes = f"{relevance.shape}, {categories.shape} and {tops.shape}"
+        raise ValueError(f"relevance, categories and tops must be [n], one value per candidate, got {shapes}")
+    wrong = relevance[~(np.isfinite(relevance) & (relevance >= 0))]
+    if len(wrong):
+        raise ValueError(f"relevance must be finite and at least 0, got {wrong[0]}; pass probabilities, not logits")
+    if length < 0 or page < 1:
+        raise ValueError(f"length must be at least 0 and page at least 1, got {length} and {page}")
+
+
+def _objective(
+    relevance: Floats,
+    vectors: NDArray[np.floating] | None,
+    by_relevance: NDArray[np.intp],
+    length: int,
+    rules: Rules,
+) -> diversity.Objective:
+    """What candidates are worth, the most relevant first."""
+    scaled = relevance[by_relevance]
+    if scaled.any():
+        scaled = scaled / scaled[0]
+    if rules.diversity == "none" or rules.strength == 0:
+        return diversity.Relevance(scaled)
+    if vectors is None:
+        raise ValueError(f'diversity "{rules.diversity}" compares embeddings: pass vectors, or choose "none"')
+    rows = cosine.unit(vectors, len(relevance))[by_relevance]
+    method = diversity.Mmr if rules.diversity == "mmr" else diversity.Dpp
+    return method(scaled, rows, rules.strength, min(rules.window, length))
 
 
 class _Greedy:
-    """State of one arrangement: who waits, what the page holds, and the current run."""
+    """State of one arrangement, most relevant candidate first: who is left, what the page holds, the current run."""
 
-    def __init__(self, categories: Sequence[int], tops: Sequence[int], page: int, rules: Rules) -> None:
-        self._categories, self._tops, self._page, self._rules = categories, tops, page, rules
+    def __init__(
+        self,
+        objective: diversity.Objective,
+        categories: NDArray[np.integer],
+        tops: NDArray[np.integer],
+        page: int,
+        rules: Rules,
+    ) -> None:
+        self._objective, self._categories, self._tops = objective, categories, tops
+        self._page, self._rules = page, rules
         self._cap = max(1, int(rules.max_share * page + 1e-9))
-        self._upcoming = 0
-        self._waiting: dict[int, dict[int, deque[int]]] = {}  # top category → category → positions, best first
+        self._nobody = np.zeros(len(categories), bool)
+        self._left, self._unheld = ~self._nobody, ~self._nobody  # not chosen; neither chosen nor held back so far
+        self._full = self._nobody.copy()  # whose top category has its share of this page
+        self._long = self._nobody  # whose category has been shown often enough in a row
         self._shown: Counter[int] = Counter()  # per top category, on this page
         self._run_of, self._run = -1, 0
+        self.held = np.full(len(categories), NOT_HELD, np.int8)
+        self.changed: Counter[str] = Counter()
         self.relaxed: Counter[str] = Counter()
 
     def next(self, slot: int) -> int:
         if slot % self._page == 0:
             self._shown.clear()
-        found = self._best_waiting()
-        if found is None:
-            found = self._advance()
-        if found is None:
-            found = self._relax()
-        self._show(found)
-        return found
+            self._full[:] = False
+        full, long, allowed = self._in_force()
+        value = self._objective.value
+        best = chosen = int(value.argmax())
+        if not allowed[best]:
+            self.changed[SHARE if full[best] else RUN] += 1
+            chosen = int(np.where(allowed, value, -np.inf).argmax())
+        if chosen != allowed.argmax():
+            self.changed[DIVERSITY] += 1
+        self._left[chosen] = self._unheld[chosen] = False
+        self._hold(chosen, full, long)
+        self._show(chosen)
+        return chosen
 
-    def _full(self, top: int) -> bool:
-        return self._rules.max_share < 1 and self._shown[top] >= self._cap
-
-    def _too_long(self, category: int) -> bool:
-        return self._rules.max_run > 0 and category == self._run_of and self._run >= self._rules.max_run
-
-    def _best_waiting(self, *, share: bool = True, run: bool = True) -> int | None:
-        """Take the best waiting candidate; `share` and `run` say which rules hold."""
-        best: deque[int] | None = None
-        for top, queues in self._waiting.items():
-            if share and self._full(top):
-                continue
-            for category, queue in queues.items():
-                if queue and not (run and self._too_long(category)) and (best is None or queue[0] < best[0]):
-                    best = queue
-        return best.popleft() if best else None
-
-    def _advance(self) -> int | None:
-        """The next candidate that has not been looked at and may be shown; those before it wait."""
-        while self._upcoming < len(self._categories):
-            position, self._upcoming = self._upcoming, self._upcoming + 1
-            category, top = self._categories[position], self._tops[position]
-            if not self._full(top) and not self._too_long(category):
-                return position
-            self._waiting.setdefault(top, {}).setdefault(category, deque()).append(position)
-        return None
-
-    def _relax(self) -> int:
-        for share, run, rules in ((False, True, [SHARE]), (True, False, [RUN]), (False, False, [SHARE, RUN])):
-            found = self._best_waiting(share=share, run=run)
-            if found is not None:
-                self.relaxed.update(rules)
-                return found
+    def _in_force(self) -> tuple[Bools, Bools, Bools]:
+        """[n] whom the share keeps out of this slot, whom the run does, and who is left that neither does."""
+        for broken, full, long in (
+            ((), self._full, self._long),
+            ((SHARE,), self._nobody, self._long),
+            ((RUN,), self._full, self._nobody),
+            ((SHARE, RUN), self._nobody, self._nobody),
+        ):
+            allowed = self._left & ~(full | long)
+            if allowed.any():
+                for rule in broken:
+                    self.relaxed[rule] += 1
+                return full, long, allowed
         raise AssertionError("a slot is asked for only while candidates are left")
 
-    def _show(self, position: int) -> None:
-        category = self._categories[position]
+    def _hold(self, chosen: int, full: Bools, long: Bools) -> None:
+        """Note whom this slot passes over for the first time, and why."""
+        value, passed = self._objective.value, self._unheld.copy()
+        passed[chosen:] &= value[chosen:] > value[chosen]
+        found = np.flatnonzero(passed)
+        self.held[found] = np.where(full[found], 0, np.where(long[found], 1, 2))
+        self._unheld[found] = False
+
+    def _show(self, chosen: int) -> None:
+        category, top = int(self._categories[chosen]), int(self._tops[chosen])
         self._run = self._run + 1 if category == self._run_of else 1
         self._run_of = category
-        self._shown[self._tops[position]] += 1
+        too_long = 0 < self._rules.max_run <= self._run
+        self._long = self._categories == category if too_long else self._nobody
+        self._shown[top] += 1
+        if self._rules.max_share < 1 and self._shown[top] >= self._cap:
+            self._full |= self._tops == top
+        self._objective.choose(chosen)

@@ -157,7 +157,6 @@ class RetrievalResponse:
         query: [dim] float32, unit norm, of the visitor, or of the request's item: times an item's vector, it is that
             item's score, whichever source proposed it.
         profile: what was known about the visitor.
-        query: [dim] float32, the vector that `scores` are dot products with.
         release: id of the release that answered.
         timings: milliseconds by stage of the predictor.
     """
@@ -168,13 +167,11 @@ class RetrievalResponse:
     evidence_events: NDArray[np.object_]
     query: NDArray[np.float32]
     profile: Profile
-    query: NDArray[np.float32]
     release: str = ""
     timings: Mapping[str, float] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         return {
-            "query": self.query,
             "item_ids": self.item_ids,
             "scores": self.scores,
             "evidence": self.evidence,

@@ -124,6 +124,7 @@ class Funnel:
     def _arranged(self, pool: Pool, visit: Visit) -> list[Shown]:
         live = visit.live
         made = rerank.arranged(
+            np.linspace(1, 0, len(pool)),  # by place: scores of different sources have no scale in common
             live.categories[pool.rows],
             live.tops[pool.rows],
             length=self._settings.api.slate,

@@ -66,7 +66,6 @@ class Retriever:
             evidence_events=events,
             query=vectors[0],
             profile=self._profile(visitor, request.region),
-            query=vector[0],
             release=self._release_id,
             timings=watch.milliseconds,
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench import bandits, figures, index, ranker, simulator
+from bench import bandits, figures, index, ranker, rerank, simulator
 
 HERE = Path(figures.__file__).parent
 NAMES = sorted(path.stem for path in HERE.glob("*.py") if path.stem not in ("__main__", "figures"))
@@ -60,6 +60,16 @@ def test_the_ranker_prints_figures(capsys: pytest.CaptureFixture[str], monkeypat
         "ranker.features_p99",
         "ranker.forward_pass_p50",
         "ranker.forward_pass_p99",
+    ]
+
+
+def test_the_rules_print_figures(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    run(rerank, ["--repeats", "3"], monkeypatch)
+    assert [line["name"] for line in lines(capsys)] == [
+        f"rerank.{method}_{length}_{percentile}"
+        for method in ("mmr", "dpp")
+        for length in (20, 200)
+        for percentile in ("p50", "p99")
     ]
 
 

@@ -2,8 +2,10 @@
 
 from collections import Counter
 from itertools import groupby
+from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,16 +13,18 @@ from models import rerank
 from models.rerank import NO_RULES, Rules
 
 CATEGORIES = st.lists(st.integers(0, 6), min_size=0, max_size=80)
-
-
 RULES = Rules()
 
 
 def arrange(categories: list[int], *, tops: list[int] | None = None, length: int = 80, page: int = 10, rules=RULES):
+    """Candidates of these categories, the best first."""
     codes = np.array(categories, np.int32)
-    return rerank.arranged(
-        codes, codes if tops is None else np.array(tops, np.int32), length=length, page=page, rules=rules
-    )
+    general = codes if tops is None else np.array(tops, np.int32)
+    return rerank.arranged(np.linspace(1, 0, len(codes)), codes, general, length=length, page=page, rules=rules)
+
+
+def held(made: rerank.Arrangement) -> list[str]:
+    return ["" if code == rerank.NOT_HELD else rerank.HOLDING[code] for code in made.held]
 
 
 def shown(categories: list[int], **options) -> str:
@@ -47,6 +51,67 @@ def test_a_catalogue_of_one_category_is_shown_and_the_breach_is_reported() -> No
     made = arrange([0] * 5, page=5)
     assert made.order.tolist() == [0, 1, 2, 3, 4]
     assert made.relaxed == {rerank.SHARE: 3, rerank.RUN: 2}
+
+
+def test_who_had_to_wait_for_the_run_is_told_so() -> None:
+    made = arrange([0, 0, 0, 0, 1, 0], rules=Rules(max_run=3, max_share=1))
+    assert held(made) == ["", "", "", rerank.RUN, "", ""]
+    assert made.changed == {rerank.RUN: 1}
+
+
+def test_who_had_no_place_on_the_page_is_told_the_first_rule_that_took_it() -> None:
+    # The third A meets a full share and too long a run: the share is named first.
+    made = arrange([0, 0, 0, 1, 0, 1], length=4, page=4, rules=Rules(max_run=2, max_share=0.5))
+    assert made.order.tolist() == [0, 1, 3, 5]
+    assert held(made) == ["", "", rerank.SHARE, "", rerank.SHARE, ""]
+    assert made.changed == {rerank.SHARE: 2}
+    made = arrange([0, 0, 0, 1, 0, 1], length=4, page=4, rules=Rules(max_run=2, max_share=0.75))
+    assert made.order.tolist() == [0, 1, 3, 2]
+    assert held(made) == ["", "", rerank.RUN, "", "", ""]
+
+
+def test_candidates_need_not_come_in_order() -> None:
+    made = rerank.arranged(
+        np.array([0.1, 0.3, 0.2]), np.array([0, 0, 1]), np.zeros(3, int), length=3, page=3, rules=Rules(1, 1)
+    )
+    assert made.order.tolist() == [1, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"max_run": -1}, "max_run must be at least 1, or 0 for no rule, got -1"),
+        ({"max_share": 0}, "max_share must be above 0 .* got 0"),
+        ({"max_share": 1.2}, "max_share must be .* at most 1, .* got 1.2"),
+        ({"diversity": "some"}, "one of none, mmr, dpp, got 'some'"),
+        ({"strength": 1.5}, "strength must be in 0..1, got 1.5"),
+        ({"strength": float("nan")}, "strength must be in 0..1, got nan"),
+        ({"window": 0}, "window must be at least 1, got 0"),
+    ],
+)
+def test_rules_that_mean_nothing_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Rules(**values)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"relevance": np.array([0.5, np.nan])}, "finite and at least 0, got nan"),
+        ({"relevance": np.array([0.5, -0.25])}, "finite and at least 0, got -0.25; pass probabilities"),
+        ({"relevance": np.ones((2, 1))}, r"one value per candidate, got \(2, 1\), \(2,\) and \(2,\)"),
+        ({"tops": np.zeros(3, int)}, r"one value per candidate, got \(2,\), \(2,\) and \(3,\)"),
+        ({"vectors": None}, '"mmr" compares embeddings: pass vectors, or choose "none"'),
+        ({"vectors": np.ones((3, 4))}, r"vectors must be \[2, d\], one row per item, got shape \(3, 4\)"),
+        ({"vectors": np.array([[1.0, np.nan], [1, 0]])}, "vectors must be finite"),
+        ({"page": 0}, "length must be at least 0 and page at least 1, got 2 and 0"),
+    ],
+)
+def test_what_cannot_be_arranged_is_refused(changed: dict[str, Any], message: str) -> None:
+    two = np.zeros(2, int)
+    good = {"relevance": np.ones(2), "categories": two, "tops": two, "vectors": np.ones((2, 4)), "length": 2, "page": 2}
+    with pytest.raises(ValueError, match=message):
+        rerank.arranged(**(good | changed), rules=Rules(diversity="mmr"))
 
 
 def test_a_filter_reports_what_it_took_and_each_candidate_counts_once() -> None:
