@@ -68,11 +68,19 @@ class Filtered:
 
     Attributes:
         kept: [m] positions into the candidates, in their order.
-        dropped: how many each filter took; a candidate counts for the first that took it.
+        rule: [n] int8, per candidate the position in `rules` of the first filter that took it; -1 for the kept.
+        rules: names of the filters.
     """
 
     kept: NDArray[np.int64]
-    dropped: Mapping[str, int]
+    rule: NDArray[np.int8]
+    rules: tuple[str, ...]
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """How many each filter took; a candidate counts for the first that took it."""
+        counts = np.bincount(self.rule[self.rule >= 0], minlength=len(self.rules))
+        return {name: int(count) for name, count in zip(self.rules, counts, strict=True) if count}
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,13 +111,10 @@ def filtered(masks: Mapping[str, Bools], size: int) -> Filtered:
         masks: per rule, in order, [size] True where the candidate has to go.
         size: number of candidates.
     """
-    gone = np.zeros(size, bool)
-    dropped: dict[str, int] = {}
-    for rule, mask in masks.items():
-        if taken := int((mask & ~gone).sum()):
-            dropped[rule] = taken
-        gone |= mask
-    return Filtered(np.flatnonzero(~gone), dropped)
+    rule = np.full(size, -1, np.int8)
+    for place, mask in enumerate(masks.values()):
+        rule[mask & (rule < 0)] = place
+    return Filtered(np.flatnonzero(rule < 0), rule, tuple(masks))
 
 
 def arranged(

@@ -136,6 +136,8 @@ class Api(Group):
     max_count: int = Field(100, ge=1, description="most items one page may ask for")
     slate: int = Field(200, ge=20, description="items ranked for one request; all its pages come from them")
     page_seconds: int = Field(600, gt=0, description="how long a cursor is valid")
+    explain_seconds: int = Field(600, gt=0, description="so long one may ask why, or why not, an item was on a page")
+    guarantee: int = Field(1000, ge=1, description="visitors that each new item is shown to before it has to compete")
     list_seconds: float = Field(30, gt=0, description="trending lists are this fresh; they are written every 30 min")
     duplicate_seconds: int = Field(7 * 86_400, gt=0, description="an event_id is known again for so long")
     clock_skew_seconds: int = Field(300, ge=0, description="an event may be this far in the future")

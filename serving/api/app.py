@@ -10,7 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.middleware.cors import CORSMiddleware
 
 from recsys.settings import Settings
-from serving.api import auth, events, middleware, onboarding, parts, problems, recommendations, tokens
+from serving.api import auth, events, explain, middleware, onboarding, parts, problems, recommendations, tokens
 from serving.api.metrics import Metrics
 from serving.api.problems import Problem
 
@@ -32,13 +32,16 @@ def create(settings: Settings) -> FastAPI:
         made = parts.build(settings, metrics)
         app.state.parts = made
         await made.watcher.refresh()
-        watching = asyncio.create_task(made.watcher.watch())
+        background = [
+            asyncio.create_task(made.watcher.watch()),
+            asyncio.create_task(made.explorer.watch(lambda: made.watcher.current)),
+        ]
         try:
             yield
         finally:
-            watching.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watching
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
             await made.close()
 
     # The pages of /docs come with their scripts: a browser behind a firewall shows them too.
@@ -48,6 +51,7 @@ def create(settings: Settings) -> FastAPI:
     app.include_router(recommendations.router)
     app.include_router(events.router)
     app.include_router(onboarding.router)
+    app.include_router(explain.router)
     _health(app, metrics)
     _describe(app)
     app.add_middleware(middleware.Envelope, metrics=metrics, max_body_bytes=settings.api.max_body_bytes)

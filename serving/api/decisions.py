@@ -1,8 +1,8 @@
 """The decision log: every response, whole, on the topic `decisions`.
 
-From it one can replay a request, compare releases on recent traffic, and join events to what was shown. The policy
-orders deterministically, so each item was shown where it was with probability one; a policy that explores logs its
-own propensities in the same place.
+From it one can replay a request, compare releases on recent traffic, and join events to what was shown. The order is
+deterministic: what it places was shown there with probability one. What explores has the exact probability with which
+its place was to show it, given the places before, and the policy, version and edition that drew it.
 """
 
 import logging
@@ -74,7 +74,8 @@ class Decisions:
                     "score": item.score,
                     "sources": item.sources,
                     "reason": item.reason,
-                    "propensity": 1.0,
+                    "propensity": item.propensity,
+                    "explored_by": item.policy,
                 }
                 for place, item in enumerate(items)
             ],

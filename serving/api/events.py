@@ -14,7 +14,6 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from feature_repo import events as schema
-from recsys.inference import Deed
 from recsys.settings import Settings
 from serving.api import auth, problems
 from serving.api.auth import Client
@@ -125,17 +124,8 @@ def _line(event: BaseModel, received: str) -> Line:
     sent["event_time"] = sent["event_time"].astimezone(UTC).isoformat().replace("+00:00", "Z")
     body = orjson.dumps(sent, option=orjson.OPT_SORT_KEYS)
     digest = hashlib.blake2b(body, digest_size=16).digest()
-    deed = None
-    if sent["event"] in schema.POSITIVE:
-        deed = Deed(int(event.event_time.timestamp()), sent["event"], sent["item_id"])  # type: ignore[attr-defined]
-    return Line(
-        sent["event_id"],
-        digest,
-        orjson.dumps(sent | {BY_SERVER: received}),
-        sent.get("user_id", ""),
-        sent.get("session_id", ""),
-        deed,
-    )
+    seconds = event.event_time.timestamp()  # type: ignore[attr-defined]
+    return Line(sent["event_id"], digest, orjson.dumps(sent | {BY_SERVER: received}), sent | {"event_time": seconds})
 
 
 REQUEST_BODY = {

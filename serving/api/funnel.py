@@ -1,4 +1,5 @@
-"""The funnel: sources → filters → ranking → arrangement, and the ladder that never fails while a rung stands.
+"""The funnel: sources → filters → ranking → arrangement → exploration, and a ladder that never fails while a rung
+stands.
 
 What a surface is made of is configured (`serving.api.surfaces`). A stage has a deadline and a circuit breaker; when
 it does not serve, the page stands on the next rung, and the trace says why:
@@ -10,7 +11,7 @@ A new visitor's home page is what is popular where they are: that is the rung `t
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,11 +20,14 @@ import numpy as np
 from feature_repo.events import EventType
 from feature_repo.shoppers import Shopper
 from models import rerank
-from recsys.inference import Deed, RankingRequest
+from models.rerank import Filtered
+from recsys.inference import Deed, RankingRequest, RankingResponse
 from recsys.settings import Settings
-from serving.api import filters, reasons, sources
+from serving.api import dossiers, filters, ordering, reasons, sources
 from serving.api.calls import Calls
 from serving.api.contract import Ask, Rung
+from serving.api.dossiers import Dossier
+from serving.api.explore import Explorer, Slot
 from serving.api.live import LiveRelease
 from serving.api.sources import candidates
 from serving.api.sources.candidates import Pool
@@ -34,13 +38,21 @@ from serving.api.visit import Visit
 
 
 class Shown(NamedTuple):
-    """One item of a slate, as it is kept for later pages."""
+    """One item of a slate, as it is kept for later pages.
+
+    Attributes:
+        score: of the stage that ordered it; 0 for an item that explores.
+        propensity: how likely its place was to show it, given the places before.
+        policy: name, version and edition of the policy that explored with it; empty where the order placed it.
+    """
 
     item_id: str
     score: float
     source: str
     sources: Sequence[str]
     reason: str
+    propensity: float
+    policy: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -55,24 +67,39 @@ class Slate:
 class Funnel:
     """Answers requests from the parts of the platform; holds the trending lists in memory."""
 
-    def __init__(self, settings: Settings, calls: Calls) -> None:
-        self._settings, self._calls = settings, calls
+    def __init__(self, settings: Settings, calls: Calls, explorer: Explorer) -> None:
+        self._settings, self._calls, self._explorer = settings, calls, explorer
         self._trending = Trending(settings.api.list_seconds)
 
-    async def slate(self, ask: Ask, surface: Surface, last_item: str, live: LiveRelease, trace: Trace) -> Slate:
-        """All items for a request, in order; fewer than asked for only where the catalogue has no more."""
+    async def slate(
+        self, ask: Ask, surface: Surface, last_item: str, live: LiveRelease, trace: Trace
+    ) -> tuple[Slate, Dossier]:
+        """All items for a request, in order, and all that was known of the candidates; fewer items than asked for
+        only where the catalogue has no more."""
         visit, stranger = await self._visit(ask, surface, last_item, live, trace)
         wanted = surface.newcomer if stranger and surface.newcomer else surface.sources
         behind = dict.fromkeys(surface.backfill, self._settings.api.slate)
         asked, filled = await asyncio.gather(sources.gather(wanted, visit), sources.gather(behind, visit))
         with trace.timed("rerank"):
-            pool = self._permitted(candidates.merged([*asked, *filled], live), visit)
-        rung = pool.rung
+            everyone = candidates.merged([*asked, *filled], live)
+            found = self._filtered(everyone, visit)
+            pool = everyone.take(found.kept)
+        rung, answer = pool.rung, None
         if surface.ranked and rung is Rung.RETRIEVAL:
-            ranked = await self._ranked(pool, int((pool.part < len(asked)).sum()), visit)
-            pool, rung = (pool, rung) if ranked is None else (ranked, Rung.RANKED)
+            answer = await self._ranked(pool, int((pool.part < len(asked)).sum()), visit)
+        if answer is not None:
+            pool, rung = pool.scored(answer.scores), Rung.RANKED
         with trace.timed("rerank"):
-            return Slate(rung, self._arranged(pool, visit), degraded=bool(trace.falls))
+            length = self._settings.api.slate
+            order = ordering.ordered(pool, len(answer.scores) if answer else 0, visit, length)
+            slots = self._explorer.mixed(order.made.order.tolist(), pool.rows, visit, length)
+            trace.facts |= {
+                "relaxed": dict(order.made.relaxed),
+                "changed": order.changed | dict(order.made.changed),
+                "explored": sum(1 for slot in slots if slot.policy),
+            }
+            dossier = dossiers.made(everyone, found, pool, answer, order, slots, rung, visit)
+            return Slate(rung, _shown(slots, pool, live), degraded=bool(trace.falls)), dossier
 
     async def _visit(
         self, ask: Ask, surface: Surface, last_item: str, live: LiveRelease, trace: Trace
@@ -89,7 +116,7 @@ class Funnel:
         stranger = known is not None and not visit.recent and not shopper.interactions and not ask.session_id
         return visit, stranger
 
-    def _permitted(self, pool: Pool, visit: Visit) -> Pool:
+    def _filtered(self, pool: Pool, visit: Visit) -> Filtered:
         """The candidates that may be shown."""
         live, rows = visit.live, pool.rows
         masks = {
@@ -97,16 +124,14 @@ class Funnel:
             "region": ~live.shown_in(visit.region)[rows],
             "this item": np.isin(rows, live.catalogue.rows(visit.anchors)),
             "request": ~filters.inside(visit.ask, live, rows),
+            "seen": np.isin(rows, live.catalogue.rows(list(visit.seen))),
         }
-        if visit.surface.seen and not live.allow_repeats:
-            seen = visit.shopper.watched.union(visit.shopper.items, (deed.item_id for deed in visit.recent))
-            masks["seen"] = np.isin(rows, live.catalogue.rows(list(seen)))
         found = rerank.filtered(masks, len(pool))
-        visit.trace.facts |= {"candidates": len(pool), "dropped": dict(found.dropped)}
-        return pool.take(found.kept)
+        visit.trace.facts |= {"candidates": len(pool), "dropped": found.dropped}
+        return found
 
-    async def _ranked(self, pool: Pool, count: int, visit: Visit) -> Pool | None:
-        """The first candidates in the order of the ranker, the others behind; None if the ranker does not serve."""
+    async def _ranked(self, pool: Pool, count: int, visit: Visit) -> RankingResponse | None:
+        """What the ranker says of the first candidates; None if it does not serve."""
         request = RankingRequest(
             visit.live.catalogue.ids[pool.rows[:count]],
             pool.retrieval_scores(count, visit.live.vectors),
@@ -118,30 +143,28 @@ class Funnel:
             preferences=visit.shopper.stated,
             blend=visit.surface.objectives,
         )
-        answer = await self._calls.rank(request, visit.live, visit.trace)
-        return None if answer is None else pool.scored(answer.scores)
+        return await self._calls.rank(request, visit.live, visit.trace)
 
-    def _arranged(self, pool: Pool, visit: Visit) -> list[Shown]:
-        live = visit.live
-        made = rerank.arranged(
-            np.linspace(1, 0, len(pool)),  # by place: scores of different sources have no scale in common
-            live.categories[pool.rows],
-            live.tops[pool.rows],
-            length=self._settings.api.slate,
-            page=visit.ask.count,
-            rules=rerank.NO_RULES if visit.ask.category else visit.surface.rules.of_page,
-        )
-        visit.trace.facts["relaxed"] = dict(made.relaxed)
-        chosen = pool.take(made.order)
-        return [
-            Shown(
-                str(live.catalogue.ids[row]),
-                round(float(score), 6),
-                pool.parts[part].source,
-                chosen.tags(position),
-                reasons.of(pool.parts[part], int(place), int(row), live),
-            )
-            for position, (row, score, part, place) in enumerate(
-                zip(chosen.rows, chosen.scores, chosen.part, chosen.place, strict=True)
-            )
-        ]
+
+def _shown(slots: Sequence[Slot], pool: Pool, live: LiveRelease) -> list[Shown]:
+    """The slate in the words of a response."""
+    return [_explored(slot, live) if slot.policy else _placed(slot, pool, live) for slot in slots]
+
+
+def _placed(slot: Slot, pool: Pool, live: LiveRelease) -> Shown:
+    at = slot.position
+    part = pool.parts[int(pool.part[at])]
+    return Shown(
+        str(live.catalogue.ids[slot.row]),
+        round(float(pool.scores[at]), 6),
+        part.source,
+        pool.tags(at),
+        reasons.of(part, int(pool.place[at]), slot.row, live),
+        1.0,
+        {},
+    )
+
+
+def _explored(slot: Slot, live: LiveRelease) -> Shown:
+    item_id, reason = str(live.catalogue.ids[slot.row]), reasons.explored(slot.row, live)
+    return Shown(item_id, 0.0, "explore", ["explore"], reason, slot.propensity, slot.policy)

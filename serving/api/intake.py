@@ -11,12 +11,13 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import redis
 from pydantic import BaseModel, Field
 
 from feature_repo import online, shoppers
+from feature_repo.events import POSITIVE
 from recsys import bus
 from recsys.inference import Deed
 from recsys.settings import Settings
@@ -45,26 +46,35 @@ class Line:
         event_id: its own.
         digest: of the body; by it the event is known again.
         data: the line of the log.
-        user_id, session_id: who did it; "" for none.
-        deed: what the next request of the same shopper has to know; None for an event that says nothing of taste.
+        sent: the fields of the event; `event_time` is epoch seconds.
     """
 
     event_id: str
     digest: bytes
     data: bytes
-    user_id: str = ""
-    session_id: str = ""
-    deed: Deed | None = None
+    sent: Mapping[str, Any]
+
+    @property
+    def deed(self) -> Deed | None:
+        """What the next request of the same shopper has to know; None for an event that says nothing of taste."""
+        if self.sent["event"] not in POSITIVE:
+            return None
+        return Deed(int(self.sent["event_time"]), self.sent["event"], self.sent["item_id"])
 
 
 @dataclass
 class Receiver:
-    """Writes events to the bus and knows them again."""
+    """Writes events to the bus and knows them again.
+
+    Attributes:
+        learn: called with lines that are new and on the disk; must not wait.
+    """
 
     settings: Settings
     log: bus.Log
     store: online.AsyncClient
     metrics: Metrics
+    learn: Callable[[Sequence[Line]], None]
     _recent: OrderedDict[str, bytes] = field(default_factory=OrderedDict)
     _arriving: dict[str, tuple[bytes, asyncio.Future[None]]] = field(default_factory=dict)
 
@@ -130,6 +140,7 @@ class Receiver:
         while len(self._recent) > RECENT:
             self._recent.popitem(last=False)
         await self._index(lines)
+        self.learn(lines)
 
     async def _settled(self, waiting: Sequence[asyncio.Future[None]]) -> None:
         try:
@@ -150,8 +161,9 @@ class Receiver:
             async with self.store.pipeline(transaction=False) as pipe:
                 for line in lines:
                     pipe.set(f"event:{line.event_id}", line.digest, ex=self.settings.api.duplicate_seconds, nx=True)
-                    if line.deed:
-                        shoppers.remember(pipe, line.user_id, line.session_id, line.deed)
+                    if deed := line.deed:
+                        who = line.sent.get("user_id", ""), line.sent.get("session_id", "")
+                        shoppers.remember(pipe, *who, deed)
                 await pipe.execute()
 
         await self._ask(write)

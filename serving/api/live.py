@@ -98,6 +98,30 @@ class LiveRelease:
         return fresh[np.argsort(age[fresh], kind="stable")]
 
     @cached_property
+    def seldom_shown(self) -> NDArray[np.int64]:
+        """Rows of the half of the catalogue that was shown least in the last 30 days, the most popular first; by
+        popularity alone where the data know no impressions."""
+        shown = self._statistic("impression_30d")
+        if not shown.any():
+            shown = self._statistic("popularity")
+        seldom: NDArray[np.int64] = self.by_popularity[shown[self.by_popularity] <= np.median(shown)]
+        return seldom
+
+    @cached_property
+    def brand_record(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """[items] clicks and impressions of the last 30 days of all items of an item's brand; 0 for those without."""
+        names, brand = np.unique([name or "" for name in self.brands], return_inverse=True)
+        known = (names != "")[brand]
+        sums = [np.bincount(brand, self._statistic(name)) for name in ("click_30d", "impression_30d")]
+        return np.where(known, sums[0][brand], 0.0), np.where(known, sums[1][brand], 0.0)
+
+    def _statistic(self, name: str) -> NDArray[np.float64]:
+        """[items] a statistic of the release, 0 where it is not known."""
+        if name not in self.catalogue.items.column_names:
+            return np.zeros(len(self.catalogue))
+        return np.nan_to_num(self.catalogue.column(name).astype(np.float64))
+
+    @cached_property
     def available(self) -> NDArray[np.bool_]:
         return self.catalogue.column("available").astype(bool)
 
@@ -140,9 +164,7 @@ class LiveRelease:
     @cached_property
     def by_popularity(self) -> NDArray[np.int64]:
         """All rows, the most popular first; the order of the catalogue where it has no statistics."""
-        if "popularity" not in self.catalogue.items.column_names:
-            return np.arange(len(self.catalogue))
-        return np.argsort(-np.nan_to_num(self.catalogue.column("popularity").astype(float)), kind="stable")
+        return np.argsort(-self._statistic("popularity"), kind="stable")
 
     def below(self, category: str) -> NDArray[np.int64]:
         """Rows of a category and of all below it, the most popular first; empty for an unknown category."""
@@ -185,6 +207,7 @@ class LiveRelease:
             self._regional,
         )
         _ = (self.by_popularity, self.as_of, self.known, self.examples, self.brands, self.created, self.newest)
+        _ = (self.seldom_shown, self.brand_record)
         return self
 
 

@@ -9,11 +9,9 @@ A cursor is base64url of `<id>.<offset>.<count>.<issued>.<digest of the paramete
 all API processes of an installation share.
 """
 
-import asyncio
 import base64
 import hashlib
 import hmac
-import logging
 import secrets
 import time
 import zlib
@@ -21,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
-import redis
 
 from feature_repo import online
 from recsys.settings import Settings
@@ -29,12 +26,10 @@ from serving.api import auth
 from serving.api.contract import Ask, Rung
 from serving.api.funnel import Shown, Slate
 from serving.api.problems import Problem
-
-log = logging.getLogger(__name__)
+from serving.api.shelf import Shelf
 
 FIRST = ("", "0")
 MAC_BYTES = 16
-WRITES = 256  # slates on their way to Redis; beyond that a page is computed again instead
 
 
 @dataclass(frozen=True)
@@ -50,20 +45,21 @@ class Cursor:
 
 @dataclass(frozen=True)
 class Kept:
-    """A slate as it was kept: with the release that made it."""
+    """A slate as it was kept: with the release and the request that made it."""
 
     release_id: str
+    request_id: str
     slate: Slate
 
     def pack(self) -> bytes:
         slate = self.slate
-        raw = orjson.dumps([self.release_id, slate.rung, slate.degraded, [list(item) for item in slate.items]])
-        return zlib.compress(raw, 1)
+        head = [self.release_id, self.request_id, slate.rung, slate.degraded]
+        return zlib.compress(orjson.dumps([*head, [list(item) for item in slate.items]]), 1)
 
     @staticmethod
     def unpack(data: bytes) -> "Kept":
-        release_id, rung, degraded, items = orjson.loads(zlib.decompress(data))
-        return Kept(release_id, Slate(Rung(rung), [Shown(*item) for item in items], degraded))
+        release_id, request_id, rung, degraded, items = orjson.loads(zlib.decompress(data))
+        return Kept(release_id, request_id, Slate(Rung(rung), [Shown(*item) for item in items], degraded))
 
 
 def asked(ask: Ask) -> str:
@@ -76,36 +72,24 @@ class Pages:
     """Keeps slates and checks cursors."""
 
     def __init__(self, settings: Settings, store: online.AsyncClient) -> None:
-        self._store, self._seconds = store, settings.api.page_seconds
-        self._deadline = settings.api.online_deadline_ms / 1000
+        self._seconds = settings.api.page_seconds
+        self._shelf = Shelf(store, "page", self._seconds, settings.api.online_deadline_ms / 1000)
         self._secret = _secret(Path(settings.storage.root) / "run" / "cursor_secret")
-        self._writing: dict[str, Kept] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
 
     def keep(self, kept: Kept) -> str:
         """Begin to keep a slate; returns its id."""
         slate_id = secrets.token_urlsafe(9)
-        if len(self._writing) < WRITES:
-            self._writing[slate_id] = kept
-            task = asyncio.create_task(self._write(slate_id, kept))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        self._shelf.put(slate_id, kept.pack())
         return slate_id
 
     async def find(self, slate_id: str, left: float) -> Kept | None:
         """A kept slate; None if Redis does not have it or does not answer, in `left` seconds at the latest."""
-        if slate_id in self._writing:
-            return self._writing[slate_id]
-        try:
-            async with asyncio.timeout(min(self._deadline, left)):
-                data = await self._store.get(f"page:{slate_id}")
-        except (redis.RedisError, OSError, TimeoutError):
-            return None
+        data = await self._shelf.get(slate_id, left)
         return None if data is None else Kept.unpack(data)
 
     async def flush(self) -> None:
         """Wait for the writes that are under way."""
-        await asyncio.gather(*self._tasks)
+        await self._shelf.flush()
 
     def token(self, cursor: Cursor) -> str:
         parts = (cursor.slate_id, cursor.offset, cursor.count, cursor.issued, cursor.asked)
@@ -144,14 +128,6 @@ class Pages:
 
     def _mac(self, text: bytes) -> bytes:
         return hmac.digest(self._secret, text, "sha256")[:MAC_BYTES]
-
-    async def _write(self, slate_id: str, kept: Kept) -> None:
-        try:
-            await self._store.set(f"page:{slate_id}", kept.pack(), ex=self._seconds)
-        except (redis.RedisError, OSError) as error:
-            log.warning("a slate could not be kept, its later pages will be computed again: %s", error)
-        finally:
-            del self._writing[slate_id]
 
 
 def _secret(path: Path) -> bytes:

@@ -1,5 +1,6 @@
 """The parts of one API process, made at its start and closed at its end."""
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +11,15 @@ from recsys.settings import Settings
 from serving.api import events, surfaces
 from serving.api.calls import Calls
 from serving.api.decisions import Decisions
+from serving.api.explore import Explorer
 from serving.api.followed import File
 from serving.api.funnel import Funnel
 from serving.api.intake import Receiver
 from serving.api.limits import Limits
-from serving.api.live import Watcher
+from serving.api.live import LiveRelease, Watcher
 from serving.api.metrics import Metrics
 from serving.api.pages import Pages
+from serving.api.shelf import Shelf
 from serving.api.surfaces import Surface
 
 
@@ -31,8 +34,10 @@ class Parts:
     client: inference.Client
     store: online.AsyncClient
     surfaces: File[Mapping[str, Surface]]
+    explorer: Explorer
     funnel: Funnel
     pages: Pages
+    dossiers: Shelf
     decisions: Decisions
     receiver: Receiver
     event_log: bus.Log
@@ -41,7 +46,7 @@ class Parts:
         """Flush what waits, then let go; the event log first, because it holds what was promised."""
         self.event_log.close()
         self.decisions.close()
-        await self.pages.flush()
+        await asyncio.gather(self.pages.flush(), self.dossiers.flush(), self.explorer.flush())
         await self.client.close()
         await self.store.aclose()  # type: ignore[attr-defined]  # the stubs are older than the client
 
@@ -53,17 +58,24 @@ def build(settings: Settings, metrics: Metrics) -> Parts:
     store = online.connect_async(settings.redis_url)
     event_log = bus.Log(root, events.TOPIC)
     calls = Calls(settings, client, store, metrics)
+    explorer = Explorer(store, metrics, settings.api.guarantee)
+
+    async def loaded(live: LiveRelease) -> None:
+        await asyncio.gather(calls.warm(live), explorer.follow(live))
+
     return Parts(
         settings=settings,
         metrics=metrics,
         limits=Limits(store, settings.api.burst_seconds, metrics),
-        watcher=Watcher(root, calls.warm),
+        watcher=Watcher(root, loaded),
         client=client,
         store=store,
         surfaces=surfaces.follow(settings),
-        funnel=Funnel(settings, calls),
+        explorer=explorer,
+        funnel=Funnel(settings, calls, explorer),
         pages=Pages(settings, store),
+        dossiers=Shelf(store, "why", settings.api.explain_seconds, settings.api.online_deadline_ms / 1000),
         decisions=Decisions(settings, metrics),
-        receiver=Receiver(settings, event_log, store, metrics),
+        receiver=Receiver(settings, event_log, store, metrics, explorer.learn),
         event_log=event_log,
     )

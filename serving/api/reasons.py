@@ -59,6 +59,11 @@ def of(candidates: Candidates, place: int, row: int, live: LiveRelease) -> str:
             return NEUTRAL
 
 
+def explored(row: int, live: LiveRelease) -> str:
+    """The reason for an item in an exploration slot."""
+    return "New in the catalogue" if row in live.newest else "Exploring"
+
+
 def leaf(path: str) -> str:
     """The most special part of a category path, as a shopper would name it."""
     return path.rsplit(" > ", 1)[-1]

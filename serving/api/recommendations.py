@@ -7,8 +7,9 @@ from typing import Annotated
 import orjson
 from fastapi import APIRouter, Depends, Header, Request, Response
 
-from serving.api import auth, deadline, pages
+from serving.api import auth, deadline, explain, pages
 from serving.api.contract import Ask, Id, Page
+from serving.api.dossiers import Dossier
 from serving.api.funnel import Shown, Slate
 from serving.api.live import LiveRelease
 from serving.api.pages import Cursor, Kept
@@ -59,8 +60,11 @@ async def recommendations(
     if kept is None:
         if cursor:
             trace.notes.append("the ranking of the first page is lost; this page was made anew and may repeat items")
-        live, slate = await _slate(ask, surface, x_last_item, live, parts, trace)
-        kept = Kept(live.release_id, slate)
+        live, slate, dossier = await _slate(ask, surface, x_last_item, live, parts, trace)
+        kept = Kept(live.release_id, trace.request_id, slate)
+        parts.dossiers.put(trace.request_id, dossier.pack())
+    else:
+        parts.dossiers.put(trace.request_id, explain.reference(kept.request_id))
     if kept.release_id != live.release_id:
         trace.notes.append(f"this page comes from the earlier release {kept.release_id}")
     return _respond(ask, x_last_item, live, parts, trace, cursor, kept)
@@ -112,16 +116,16 @@ def _check(ask: Ask, surface: Surface, live: LiveRelease) -> None:
 
 async def _slate(
     ask: Ask, surface: Surface, last_item: str, live: LiveRelease, parts: Parts, trace: Trace
-) -> tuple[LiveRelease, Slate]:
+) -> tuple[LiveRelease, Slate, Dossier]:
     """The slate and the release that made it; once more from the start if the release changed under it."""
-    slate = await parts.funnel.slate(ask, surface, last_item, live, trace)
+    slate, dossier = await parts.funnel.slate(ask, surface, last_item, live, trace)
     switched = any(fall.why == "release" for fall in trace.falls)
     if switched and await parts.watcher.refresh() and parts.watcher.current:
         live = parts.watcher.current
         trace.falls.clear()
         trace.missing.clear()
-        slate = await parts.funnel.slate(ask, surface, last_item, live, trace)
-    return live, slate
+        slate, dossier = await parts.funnel.slate(ask, surface, last_item, live, trace)
+    return live, slate, dossier
 
 
 def _respond(
@@ -140,6 +144,7 @@ def _respond(
         "missing": list(trace.missing),
         "notes": trace.notes,
     }
+    parts.explorer.shown([item.item_id for item in shown if item.policy], ask.user_id or ask.session_id)
     parts.decisions.write(ask, last_item, kept.release_id, kept.slate.rung, shown, first, trace)
     _count(ask, kept, shown, parts, trace)
     return Response(orjson.dumps(body), media_type="application/json")

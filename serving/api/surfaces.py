@@ -59,10 +59,44 @@ class Rules(Part):
 
     max_run: int = Field(3, ge=0)
     max_share: float = Field(0.4, gt=0, le=1)
+    diversity: rerank.Method = "none"
+    strength: float = Field(0.3, ge=0, le=1)
 
     @cached_property
     def of_page(self) -> rerank.Rules:
-        return rerank.Rules(self.max_run, self.max_share)
+        return rerank.Rules(self.max_run, self.max_share, self.diversity, self.strength)
+
+
+class Business(Part):
+    """A factor that the shop decides on, above 1 to boost and below to bury, for what it names."""
+
+    factor: float = Field(gt=0, le=100)
+    category: str = ""
+    brand: str = ""
+    items: list[str] = []
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not (self.category or self.brand or self.items):
+            raise ValueError("a business rule holds for a category, a brand or items; name at least one")
+        return self
+
+
+class Scores(Part):
+    """Factors on the scores; see `models.factors`."""
+
+    fresh: float = Field(1.0, ge=1, le=100)
+    session: float = Field(0.0, ge=0, le=100)
+    business: list[Business] = []
+
+
+class Explore(Part):
+    """Slots that show under-exposed items; see `models.bandits`."""
+
+    policy: Literal["thompson", "epsilon_greedy"]
+    share: float = Field(0.1, ge=0, le=0.5)
+    newcomer: float = Field(0.3, ge=0, le=0.5)
+    epsilon: float = Field(0.1, ge=0, le=1)
 
 
 class Surface(Part):
@@ -75,7 +109,9 @@ class Surface(Part):
     backfill: list[SourceName] = []
     rank: bool | None = Field(None, validate_default=True)
     objectives: dict[str, Weight] = {}
+    scores: Scores = Scores()
     rules: Rules = Rules()
+    explore: Explore | None = None
     seen: bool = True
 
     @property

@@ -61,6 +61,14 @@ class Visit:
         return self.shopper.profile.items[-1] if self.shopper.profile.items else ""
 
     @property
+    def seen(self) -> frozenset[str]:
+        """Items that may not come again: what the shopper knows, where the surface minds and the shop's people do not
+        buy the same item again."""
+        if not self.surface.seen or self.live.allow_repeats:
+            return frozenset()
+        return self.shopper.watched.union(self.shopper.items, (deed.item_id for deed in self.recent))
+
+    @property
     def anchors(self) -> tuple[str, ...]:
         """The items that the page is about, the most important first; those of the catalogue only."""
         match self.surface.about:

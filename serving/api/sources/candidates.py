@@ -73,6 +73,7 @@ class Pool:
         place: [n] position in that source.
         scores: [n] float32, the source's own.
         proposed: [n, parts] every source that proposed it.
+        origin: [n] position in the pool as it was merged.
     """
 
     parts: Sequence[Candidates]
@@ -81,6 +82,7 @@ class Pool:
     place: NDArray[np.int64]
     scores: NDArray[np.float32]
     proposed: NDArray[np.bool_]
+    origin: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -98,6 +100,7 @@ class Pool:
             place=self.place[positions],
             scores=self.scores[positions],
             proposed=self.proposed[positions],
+            origin=self.origin[positions],
         )
 
     def tags(self, position: int) -> list[str]:
@@ -143,4 +146,4 @@ def merged(parts: Sequence[Candidates], live: LiveRelease) -> Pool:
     known = np.flatnonzero(distinct >= 0)
     known = known[np.argsort(first[known])]
     first = first[known]
-    return Pool(parts, every[first], part[first], place[first], scores[first], proposed[known])
+    return Pool(parts, every[first], part[first], place[first], scores[first], proposed[known], np.arange(len(first)))

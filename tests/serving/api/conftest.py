@@ -25,7 +25,7 @@ from recsys import inference
 from recsys.inference import Profile, RankingRequest, RankingResponse, RetrievalRequest, RetrievalResponse
 from recsys.settings import Role, Settings
 from serving.api import app as application
-from serving.api import auth
+from serving.api import auth, surfaces
 
 AS_OF = "2024-03-01T00:00:00+00:00"
 TOPS = ("Toys", "Home", "Garden", "Books")
@@ -187,6 +187,12 @@ class World:
         answer = await self.get(**parameters)
         assert answer.status_code == 200, answer.text
         return answer.json()
+
+    def settings_file(self) -> Path:
+        """Where the shop's own surfaces are configured."""
+        path = surfaces.own_file(self.settings)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
 
     async def metric(self, line: str) -> float:
         """The value of one metric line, 0 where it is not there."""

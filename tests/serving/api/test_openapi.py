@@ -23,6 +23,9 @@ OPERATIONS = [
     (GenerationMode.NEGATIVE, "GET", "/api/v1/recommendations"),
     (GenerationMode.POSITIVE, "POST", "/api/v1/events"),
     (GenerationMode.NEGATIVE, "POST", "/api/v1/events"),
+    (GenerationMode.POSITIVE, "PUT", "/api/v1/users/{user_id}/preferences"),
+    (GenerationMode.NEGATIVE, "PUT", "/api/v1/users/{user_id}/preferences"),
+    (GenerationMode.POSITIVE, "GET", "/api/v1/explain/{request_id}"),
     (GenerationMode.POSITIVE, "GET", "/health/live"),
     (GenerationMode.POSITIVE, "GET", "/health/ready"),
 ]

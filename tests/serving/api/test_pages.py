@@ -105,8 +105,11 @@ async def test_a_changed_cursor_is_refused(world: Any) -> None:
 @limits(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.text(max_size=20), st.floats(-1e6, 1e6), st.text(max_size=40)), max_size=50))
 def test_a_slate_is_read_as_it_was_kept(rows: list[tuple[str, float, str]]) -> None:
-    items = [Shown(item_id, score, "personal", ["personal", "feed"], reason) for item_id, score, reason in rows]
-    kept = Kept("r1", Slate(Rung.RANKED, items, degraded=True))
+    sources = ["personal", "feed"]
+    items = [
+        Shown(item_id, score, "personal", sources, reason, 0.5, {"name": "thompson"}) for item_id, score, reason in rows
+    ]
+    kept = Kept("r1", "q1", Slate(Rung.RANKED, items, degraded=True))
     assert Kept.unpack(kept.pack()) == kept
 
 

@@ -25,7 +25,7 @@ def test_the_shipped_surfaces_are_those_of_the_product() -> None:
     shipped = surfaces.read(surfaces.DEFAULTS.read_bytes())
     assert list(shipped) == ["home", "similar", "because_you_viewed", "cart", "trending", "category"]
     assert sum(shipped["home"].sources.values()) <= 700
-    assert shipped["home"].rules.of_page == rerank.Rules()
+    assert shipped["home"].rules.of_page == rerank.Rules(diversity="mmr", strength=0.1)
     assert [name for name, surface in shipped.items() if surface.ranked] == ["home", "because_you_viewed"]
     assert [name for name, surface in shipped.items() if surface.phase == 1] == ["trending", "category"]
 

@@ -1,0 +1,235 @@
+"""All that was known when a slate was made, for whoever asks why an item is in it, or why not.
+
+A dossier is kept in Redis for a while (`why:<request_id>`, compressed arrays) and written as pages are: nobody waits.
+"""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from models import rerank
+from recsys.inference import HEADS, RankingResponse
+from serving.api.explore import Slot
+from serving.api.live import LiveRelease
+from serving.api.ordering import Ordered
+from serving.api.sources.candidates import Pool
+from serving.api.visit import Visit
+
+Floats = NDArray[np.float32]
+NOWHERE = -1
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is the same for all candidates.
+
+    Attributes:
+        release_id, surface, rung, user_id: of the request.
+        parts: tags of the sources, as `proposed` counts them.
+        filters: names of the filters, as `dropped` counts them.
+        count: items a page.
+        policies: per explored place of the slate, the policy that chose and its propensity.
+    """
+
+    release_id: str
+    surface: str
+    rung: str
+    user_id: str
+    parts: list[str]
+    filters: list[str]
+    count: int
+    policies: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Dossier:
+    """The candidates of a request; unknown numbers are NaN.
+
+    Attributes:
+        facts: what is the same for all of them.
+        rows: [n] catalogue rows.
+        proposed: [n] bits of the sources that proposed each.
+        dropped: [n] the first filter that dropped it, or NOWHERE.
+        retrieval: [n] retrieval's score.
+        heads: [n, heads] of the ranker. score: [n] their blend.
+        relevance: [n] after the score rules.
+        held: [n] the first rule that held it back, see `rerank.Arrangement`.
+        slate: [slots] catalogue rows of the slate.
+        query: [dim] the vector that retrieval searched with; empty where it did not.
+    """
+
+    facts: Facts
+    rows: NDArray[np.int32]
+    proposed: NDArray[np.uint32]
+    dropped: NDArray[np.int8]
+    retrieval: Floats
+    heads: Floats
+    score: Floats
+    relevance: Floats
+    held: NDArray[np.int8]
+    slate: NDArray[np.int32]
+    query: Floats
+
+    def pack(self) -> bytes:
+        arrays = [(f.name, getattr(self, f.name)) for f in fields(self) if f.name != "facts"]
+        shapes = [[name, array.dtype.str, list(array.shape)] for name, array in arrays]
+        head = orjson.dumps([asdict(self.facts), shapes])
+        body = b"".join(np.ascontiguousarray(array).tobytes() for _, array in arrays)
+        return zlib.compress(len(head).to_bytes(4, "little") + head + body, 1)
+
+    @staticmethod
+    def unpack(data: bytes) -> "Dossier":
+        raw = zlib.decompress(data)
+        start = 4 + int.from_bytes(raw[:4], "little")
+        facts, shapes = orjson.loads(raw[4:start])
+        arrays = {}
+        for name, kind, shape in shapes:
+            size = int(np.prod(shape))
+            arrays[name] = np.frombuffer(raw, np.dtype(kind), size, start).reshape(shape)
+            start += arrays[name].nbytes
+        return Dossier(Facts(**facts), **arrays)
+
+
+def made(
+    everyone: Pool,
+    filtered: rerank.Filtered,
+    final: Pool,
+    answer: RankingResponse | None,
+    order: Ordered,
+    slate: Sequence[Slot],
+    rung: str,
+    visit: Visit,
+) -> Dossier:
+    """Write down what was known.
+
+    Args:
+        everyone: all candidates.
+        filtered: what the filters said of them.
+        final: those that may be shown, in the order of the ranker; `final.origin` are positions in `everyone`.
+        answer: of the ranker, for the first permitted candidates in the order of `filtered.kept`.
+        order: what the rules made of `final`.
+        slate: what is shown.
+        rung, visit: of the request.
+    """
+    n = len(everyone)
+    heads, score, relevance = (np.full(shape, np.nan, np.float32) for shape in ((n, len(HEADS)), n, n))
+    if answer is not None:
+        ranked = filtered.kept[: len(answer.scores)]
+        heads[ranked] = np.stack([getattr(answer, head) for head in HEADS], axis=1)
+        score[ranked] = answer.scores
+    relevance[final.origin] = order.relevance
+    held = np.full(n, rerank.NOT_HELD, np.int8)
+    held[final.origin] = order.made.held
+    query = next((part.query for part in everyone.parts if part.query is not None), np.empty(0, np.float32))
+    bits = everyone.proposed @ (1 << np.arange(len(everyone.parts), dtype=np.uint32)) if n else np.empty(0)
+    policies = {
+        str(place): {**slot.policy, "propensity": slot.propensity} for place, slot in enumerate(slate) if slot.policy
+    }
+    return Dossier(
+        Facts(
+            visit.live.release_id,
+            visit.ask.surface,
+            rung,
+            visit.ask.user_id,
+            [part.source for part in everyone.parts],
+            list(filtered.rules),
+            visit.ask.count,
+            policies,
+        ),
+        everyone.rows.astype(np.int32),
+        bits.astype(np.uint32),
+        filtered.rule,
+        everyone.retrieval_scores(n, visit.live.vectors) if len(query) else np.full(n, np.nan, np.float32),
+        heads,
+        score,
+        relevance,
+        held,
+        np.array([slot.row for slot in slate], np.int32),
+        query,
+    )
+
+
+def explained(dossier: Dossier, row: int, live: LiveRelease) -> dict[str, Any]:
+    """Why an item is in the slate, or the first thing that kept it out.
+
+    Args:
+        dossier: of the request.
+        row: of the item in the catalogue.
+        live: the release that made the slate.
+    """
+    found = np.flatnonzero(dossier.rows == row)
+    place = np.flatnonzero(dossier.slate == row)
+    answer: dict[str, Any] = {
+        "position": int(place[0]) if len(place) else None,
+        "retrieval": _retrieval(dossier, row, live),
+        "sources": [],
+        "ranker": None,
+        "relevance": None,
+        "exploration": dossier.facts.policies.get(str(place[0])) if len(place) else None,
+    }
+    if len(found):
+        at = int(found[0])
+        bits = int(dossier.proposed[at])
+        answer["sources"] = list(dict.fromkeys(tag for k, tag in enumerate(dossier.facts.parts) if bits >> k & 1))
+        answer["relevance"] = _number(dossier.relevance[at])
+        if np.isfinite(dossier.score[at]):
+            heads = {head: _number(value) for head, value in zip(HEADS, dossier.heads[at], strict=True)}
+            answer["ranker"] = heads | {"score": _number(dossier.score[at])}
+    return answer | _verdict(dossier, row, live, found, place)
+
+
+def _verdict(
+    dossier: Dossier, row: int, live: LiveRelease, found: NDArray[np.intp], place: NDArray[np.intp]
+) -> dict[str, Any]:
+    page = dossier.facts.count
+    if len(place):
+        slot = int(place[0])
+        if str(slot) in dossier.facts.policies:
+            return {"verdict": "explored", "because": f"an exploration slot, place {slot + 1}, drew it"}
+        return {"verdict": "shown", "because": f"it is in place {slot + 1}, page {slot // page + 1}"}
+    if not len(found):
+        return {"verdict": "not_retrieved", "because": "no source proposed it"}
+    at = int(found[0])
+    if dossier.dropped[at] != NOWHERE:
+        rule = dossier.facts.filters[int(dossier.dropped[at])]
+        return {"verdict": "filtered", "rule": rule, "because": FILTERS[rule]}
+    if dossier.held[at] != rerank.NOT_HELD:
+        rule = rerank.HOLDING[int(dossier.held[at])]
+        return {"verdict": "held_back", "rule": rule, "because": f"the rule {rule} let others pass it"}
+    return _outranked(dossier, at, live)
+
+
+FILTERS = {
+    "unavailable": "it is not available",
+    "region": "it may not be shown in the shopper's region",
+    "this item": "it is what the page is about",
+    "request": "the request's own filters or exclusions leave it out",
+    "seen": "the shopper knows it already",
+}
+
+
+def _outranked(dossier: Dossier, at: int, live: LiveRelease) -> dict[str, Any]:
+    """By how much it missed the slate."""
+    shown = dossier.relevance[np.isin(dossier.rows, dossier.slate)]
+    least = float(np.nanmin(shown)) if np.isfinite(shown).any() else float("nan")
+    better = int((dossier.relevance > dossier.relevance[at]).sum())
+    gap = _number(least - float(dossier.relevance[at]))
+    because = f"{better} candidates are more relevant; the slate has {len(dossier.slate)} places"
+    return {"verdict": "outranked", "because": because, "missed_by": gap}
+
+
+def _retrieval(dossier: Dossier, row: int, live: LiveRelease) -> dict[str, Any] | None:
+    """Its score and rank among all items, whether retrieval returned it or not."""
+    if not len(dossier.query):
+        return None
+    scores = live.vectors @ dossier.query
+    return {"score": _number(scores[row]), "rank": int((scores > scores[row]).sum()) + 1, "of": len(scores)}
+
+
+def _number(value: float) -> float | None:
+    return round(float(value), 6) if np.isfinite(value) else None

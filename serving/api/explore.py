@@ -1,0 +1,265 @@
+"""Exploration: a set number of slots of each page shows items that few have been shown, with exact propensities.
+
+The arms are items of the catalogue: new ones that are still owed their guaranteed exposure first, the others by how
+seldom they were shown. What is known of them (`feature_repo.arms`) is read, and the policies are made of it, in the
+background; a request takes the newest edition, draws by its own id, and waits for nothing. While the online store is
+away the last edition serves.
+"""
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from feature_repo import arms, online
+from feature_repo.events import POSITIVE, EventType
+from models import bandits
+from models.bandits import Beta, Choice, EpsilonGreedy, Particles, Policy
+from recsys.errors import Retryable
+from serving.api import filters
+from serving.api.intake import Line
+from serving.api.live import LiveRelease
+from serving.api.metrics import Metrics
+from serving.api.surfaces import Explore
+from serving.api.visit import Visit
+
+log = logging.getLogger(__name__)
+
+VERSION = "1"  # of the constants below; with others it is another policy
+ARMS = 200  # as many as a policy orders in 0.3 ms
+NEWEST = 1_000  # new items that are asked about, the newest first
+HALF_LIFE = 14 * 86_400.0  # seconds in which what is known of an arm loses half its weight
+RATE, TRIALS = 0.02, 100.0  # success rate of all arms before they have told, and how many trials that counts as
+REFRESH_SECONDS = 30.0
+EXPLORED = 100  # slots of a slate beyond which nobody explores; few scroll so far
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """An edition of the arms.
+
+    Attributes:
+        live: the release that they are of.
+        rows: [n] catalogue rows.
+        owed: item ids among them that have not had their guaranteed exposure.
+        edition: digest of the arms and of what is known of them: the same in every process that knows the same.
+        posterior: of their success rates.
+        thompson: the policy that is made of it; the other is made on the spot.
+    """
+
+    live: LiveRelease
+    rows: Rows
+    owed: frozenset[str]
+    edition: str
+    posterior: Beta
+    thompson: Particles
+
+    def policy(self, explore: Explore) -> Policy:
+        if explore.policy == "thompson":
+            return self.thompson
+        return EpsilonGreedy(self.posterior.mean, explore.epsilon, f"{VERSION}-{explore.epsilon:g}", self.edition)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One place of a slate.
+
+    Attributes:
+        position: of the candidate in the pool of the request; -1 for an arm.
+        row: of the catalogue.
+        propensity: how likely this place was to show this item, given those before it.
+        policy: name, version and edition of the policy that chose the arm; empty where the order alone did.
+    """
+
+    position: int
+    row: int
+    propensity: float = 1.0
+    policy: Mapping[str, str] = field(default_factory=dict)
+
+
+class Explorer:
+    """Keeps the arms and mixes them into slates."""
+
+    def __init__(self, store: online.AsyncClient, metrics: Metrics, guarantee: int) -> None:
+        self._store, self._metrics, self._guarantee = store, metrics, guarantee
+        self._pool: Pool | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def follow(self, live: LiveRelease) -> None:
+        """Read what is known of the arms of a release, and make the policies of it; the edition before serves on where
+        the online store does not answer."""
+        try:
+            owed = await arms.run_async(
+                self._store, arms.under_exposed(live.catalogue.ids[live.newest[:NEWEST]].tolist(), self._guarantee)
+            )
+            rows = _arms(live, owed)
+            known = await arms.run_async(self._store, arms.counts(live.catalogue.ids[rows].tolist(), time.time()))
+        except Retryable as error:
+            self._metrics.falls.labels("arms", "down").inc()
+            log.warning("exploration goes on with what it knew: %s", error)
+            return
+        self._pool = await asyncio.to_thread(_pool, live, rows, frozenset(owed), known)
+
+    async def watch(self, current: Callable[[], LiveRelease | None]) -> None:
+        """Follow what is learnt, for ever."""
+        while True:
+            await asyncio.sleep(REFRESH_SECONDS)
+            try:
+                if (live := current()) is not None:
+                    await self.follow(live)
+            except Exception:  # the edge of a background task: it must not end while the process serves
+                log.exception("the arms could not be looked at")
+
+    def mixed(self, order: Sequence[int], rows: Rows, visit: Visit, length: int) -> list[Slot]:
+        """A slate: the order with arms in the exploration slots of its first pages.
+
+        Arms are items that the slate does not show anyway and that break no rule where they stand, so what the order
+        alone decides is certain, and only the exploration slots have a propensity below one.
+
+        Args:
+            order: positions into the pool of the request, best first.
+            rows: [n] catalogue rows of that pool.
+            visit: the request.
+            length: of the slate.
+        """
+        explore, pool, page = visit.surface.explore, self._pool, visit.ask.count
+        slate: list[Slot] = []
+        upcoming = [Slot(position, int(rows[position])) for position in order]
+        if explore is None or pool is None or pool.live is not visit.live:
+            return upcoming[:length]
+        share = bandits.rate(visit.shopper.interactions, explore.share, explore.newcomer)
+        places = bandits.slots(page, share)
+        allowed = _allowed(pool, upcoming, visit)
+        while upcoming and len(slate) < length:
+            if len(places) and allowed.any() and len(slate) < EXPLORED:
+                fits = allowed & _fitting(pool, slate, upcoming, places, visit)
+                request = f"{visit.trace.request_id}/{len(slate) // page}"
+                chosen = pool.policy(explore).choose(request, fits, len(places)) if fits.any() else None
+                if chosen is not None:
+                    allowed[chosen.rows] = False
+                    slate.extend(_page(upcoming, chosen, places, page, pool))
+                    continue
+            slate.extend(upcoming[:page])
+            del upcoming[:page]
+        return slate[:length]
+
+    def shown(self, item_ids: Sequence[str], visitor: str) -> None:
+        """Count a visitor for the items of a page that are owed exposure; nobody waits for it."""
+        owed = [item for item in item_ids if self._pool and item in self._pool.owed]
+        if owed and visitor:
+            self._later(arms.expose(owed, visitor, self._guarantee))
+
+    def learn(self, lines: Sequence[Line]) -> None:
+        """Count new events that name the response they came from: an impression is a trial of its item, what a shopper
+        did with it a success. Nobody waits for it."""
+        seen: dict[str, list[float]] = {}
+        for line in lines:
+            if not line.sent.get("request_id"):
+                continue
+            counted = seen.setdefault(line.sent["item_id"], [0.0, 0.0])
+            if line.sent["event"] == EventType.IMPRESSION:
+                counted[0] += 1
+            elif line.sent["event"] in POSITIVE:
+                counted[1] += 1
+        if seen:
+            batch = hashlib.blake2b("\n".join(line.event_id for line in lines).encode(), digest_size=16).hexdigest()
+            pairs = {item: (trials, won) for item, (trials, won) in seen.items()}
+            newest = max(0.0, *(line.sent["event_time"] for line in lines))
+            self._later(arms.add_counts(batch, pairs, newest, HALF_LIFE))
+
+    async def flush(self) -> None:
+        """Wait for the counts that are under way."""
+        await asyncio.gather(*self._tasks)
+
+    def _later(self, call: arms.Call[Any]) -> None:
+        """Make a call beside the requests; one that fails is counted."""
+        task = asyncio.create_task(self._made(call))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _made(self, call: arms.Call[Any]) -> None:
+        try:
+            await arms.run_async(self._store, call)
+        except Retryable:
+            self._metrics.falls.labels("arms", "down").inc()
+
+
+def _arms(live: LiveRelease, owed: Mapping[str, int]) -> Rows:
+    """[n] new items that are owed exposure, the newest first, then those of the seldom shown half of the catalogue
+    that were liked best."""
+    new = live.catalogue.rows(list(owed))
+    others = live.seldom_shown[~np.isin(live.seldom_shown, new)]
+    rows: Rows = np.concatenate([new, others])
+    there: Rows = rows[live.available[rows]]
+    return there[:ARMS]
+
+
+def _pool(live: LiveRelease, rows: Rows, owed: frozenset[str], known: arms.Counts) -> Pool:
+    trials, won = float((known.successes + known.failures).sum()), float(known.successes.sum())
+    overall = (won + RATE * TRIALS) / (trials + TRIALS)
+    clicks, views = live.brand_record
+    prior = bandits.brand_prior(clicks[rows], np.maximum(views[rows] - clicks[rows], 0), min(overall, 0.99))
+    posterior = bandits.decayed(known.successes, known.failures, known.age, HALF_LIFE, prior)
+    digest = hashlib.blake2b(digest_size=8)
+    for part in (live.release_id.encode(), rows.tobytes(), posterior.alpha.tobytes(), posterior.beta.tobytes()):
+        digest.update(part)
+    edition = digest.hexdigest()
+    return Pool(live, rows, owed, edition, posterior, bandits.thompson(posterior, VERSION, edition))
+
+
+def _allowed(pool: Pool, upcoming: Sequence[Slot], visit: Visit) -> NDArray[np.bool_]:
+    """[arms] what this visitor may be shown and is not shown anyway."""
+    live, rows = visit.live, pool.rows
+    shown = [slot.row for slot in upcoming]
+    known = live.catalogue.rows([*visit.seen, *visit.anchors])
+    allowed = live.shown_in(visit.region)[rows] & filters.inside(visit.ask, live, rows)
+    return np.asarray(allowed & ~np.isin(rows, shown) & ~np.isin(rows, known))
+
+
+def _fitting(
+    pool: Pool, slate: Sequence[Slot], upcoming: Sequence[Slot], places: Rows, visit: Visit
+) -> NDArray[np.bool_]:
+    """[arms] those that keep the category rules in any exploration slot of the next page.
+
+    Nobody knows yet which arm a slot gets, so an arm fits if it would in every slot, and beside as many of its own
+    general category as there are slots.
+    """
+    live, rules, page = visit.live, visit.surface.rules, visit.ask.count
+    if visit.ask.category:
+        return np.ones(len(pool.rows), bool)
+    before = [slot.row for slot in slate[-rules.max_run :]] if rules.max_run else []
+    ahead = [slot.row for slot in upcoming[: page - len(places) + rules.max_run]]
+    fits = np.ones(len(pool.rows), bool)
+    if rules.max_share < 1:
+        cap = max(1, int(rules.max_share * page + 1e-9))
+        held = np.bincount(live.tops[ahead[: page - len(places)]], minlength=int(live.tops.max()) + 1)
+        fits &= held[live.tops[pool.rows]] + len(places) <= cap
+    if rules.max_run:
+        line = live.categories[[*before, *ahead]].tolist()
+        for number, place in enumerate(places.tolist()):
+            at = len(before) + place - number
+            near = line[max(at - rules.max_run, 0) : at + rules.max_run]
+            crowded = [c for c in set(near) if near.count(c) + len(places) > rules.max_run]
+            fits &= ~np.isin(live.categories[pool.rows], crowded)
+    return fits
+
+
+def _page(upcoming: list[Slot], chosen: Choice, places: Rows, page: int, pool: Pool) -> list[Slot]:
+    """The next page: the arms in their places, the order in the others, which it takes out of `upcoming`."""
+    policy = {"name": chosen.policy, "version": chosen.version, "edition": chosen.edition}
+    found = zip(places.tolist(), chosen.rows.tolist(), chosen.propensities.tolist(), strict=False)
+    explored = {place: Slot(-1, int(pool.rows[arm]), chance, policy) for place, arm, chance in found}
+    slots = []
+    for place in range(page):
+        if place in explored:
+            slots.append(explored[place])
+        elif upcoming:
+            slots.append(upcoming.pop(0))
+    return slots

@@ -1,0 +1,96 @@
+"""From a pool of candidates to an order: score rules, then the arrangement; what each rule did is kept for later.
+
+Relevance is on one scale: the ranker's scores where it served, and otherwise the place in the order of the sources.
+Candidates behind the ranked ones continue below the least of these.
+"""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models import factors, rerank
+from models.rerank import Arrangement
+from serving.api.sources.candidates import Pool
+from serving.api.surfaces import Business
+from serving.api.visit import Visit
+
+Floats = NDArray[np.float64]
+VIEWED = 5  # of the items of this moment, how many of the last the session rule looks at
+
+
+@dataclass(frozen=True, eq=False)
+class Ordered:
+    """An order of a pool.
+
+    Attributes:
+        relevance: [n] after the score rules.
+        made: the arrangement.
+        changed: candidates whose score a score rule changed, by rule.
+    """
+
+    relevance: Floats
+    made: Arrangement
+    changed: dict[str, int]
+
+
+def ordered(pool: Pool, ranked: int, visit: Visit, length: int) -> Ordered:
+    """Apply the rules of the surface.
+
+    Args:
+        pool: candidates, the first `ranked` with the ranker's scores.
+        ranked: 0 where the ranker did not serve.
+        visit: the request.
+        length: slots to fill.
+    """
+    live, rules = visit.live, visit.surface.rules.of_page
+    if visit.ask.category:
+        rules = rerank.NO_RULES  # a page of one category has too much of it by its purpose
+    adjusted = factors.adjusted(relevance(pool, ranked), _factors(pool, visit))
+    made = rerank.arranged(
+        adjusted.relevance,
+        live.categories[pool.rows],
+        live.tops[pool.rows],
+        live.vectors[pool.rows] if rules.diversity != "none" else None,
+        length=length,
+        page=visit.ask.count,
+        rules=rules,
+    )
+    return Ordered(adjusted.relevance, made, dict(adjusted.changed))
+
+
+def relevance(pool: Pool, ranked: int) -> Floats:
+    """[n] at least 0, the order of the pool: scores of the ranked ones, and the others below by their place."""
+    if not ranked:
+        return np.linspace(1, 0, len(pool), endpoint=False)
+    scores = np.maximum(pool.scores[:ranked].astype(np.float64), 0)
+    behind = scores.min() * np.linspace(1, 0, len(pool) - ranked + 1, endpoint=False)[1:]
+    return np.concatenate([scores, behind])
+
+
+def _factors(pool: Pool, visit: Visit) -> dict[str, Floats]:
+    """The factors of the score rules that the surface has."""
+    live, scores, found = visit.live, visit.surface.scores, dict[str, Floats]()
+    if scores.fresh > 1:
+        found["freshness"] = factors.freshness(live.created[pool.rows], live.now(time.time()), boost=scores.fresh)
+    viewed = live.catalogue.rows(list(dict.fromkeys(deed.item_id for deed in reversed(visit.recent)))[:VIEWED])
+    if scores.session and (viewed >= 0).any():
+        vectors = live.vectors[pool.rows]
+        found["session"] = factors.session(vectors, live.vectors[viewed[viewed >= 0]], strength=scores.session)
+    if scores.business:
+        rules = {str(place): (_holds(rule, pool, visit), rule.factor) for place, rule in enumerate(scores.business)}
+        found["business"] = factors.business(len(pool), rules)
+    return found
+
+
+def _holds(rule: Business, pool: Pool, visit: Visit) -> NDArray[np.bool_]:
+    """[n] for whom a business rule holds: all that it names."""
+    live, held = visit.live, np.ones(len(pool), bool)
+    if rule.category:
+        held &= live.inside(rule.category)[live.categories[pool.rows]]
+    if rule.brand:
+        held &= live.brands[pool.rows] == rule.brand
+    if rule.items:
+        held &= np.isin(pool.rows, live.catalogue.rows(rule.items))
+    return held

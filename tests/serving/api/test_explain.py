@@ -1,0 +1,127 @@
+"""Why an item is on a page, and the first thing that kept another away."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.api.dossiers import Dossier, Facts
+
+pytestmark = pytest.mark.services
+
+
+async def why(world: Any, page: dict[str, Any], item_id: str) -> dict[str, Any]:
+    answer = await world.http.get(f"/api/v1/explain/{page['request_id']}", params={"item_id": item_id})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def test_a_shown_item_has_its_place_scores_and_sources(world: Any) -> None:
+    page = await world.page(user_id="ann", count=5)
+    found = await why(world, page, "i4")
+    assert (found["verdict"], found["position"], found["title"]) == ("shown", 1, "Thing 4")
+    assert found["because"] == "it is in place 2, page 1"
+    assert found["sources"] == ["personal", "catalogue"]
+    assert found["ranker"]["score"] == pytest.approx(0.96)
+    assert found["relevance"] == pytest.approx(0.96)
+    vectors = world.app.state.parts.watcher.current.vectors
+    exact = float(vectors[4] @ vectors[59])
+    assert found["retrieval"] == {"score": pytest.approx(exact, abs=1e-5), "rank": 56, "of": 60}
+    assert (found["release_id"], found["surface"], found["rung"]) == ("r1", "home", "ranked")
+
+
+@pytest.mark.parametrize(
+    ("item_id", "rule", "because"),
+    [
+        ("i1", "unavailable", "it is not available"),
+        ("i2", "region", "it may not be shown in the shopper's region"),
+        ("i3", "seen", "the shopper knows it already"),
+        ("i6", "request", "the request's own filters or exclusions leave it out"),
+    ],
+)
+async def test_a_filtered_item_names_the_filter(world: Any, item_id: str, rule: str, because: str) -> None:
+    page = await world.page(user_id="ann", count=5, exclude=["i6"])
+    found = await why(world, page, item_id)
+    assert (found["verdict"], found["rule"], found["because"]) == ("filtered", rule, because)
+    assert found["position"] is None
+
+
+async def test_an_item_that_no_source_proposed_has_the_rank_that_retrieval_gave_it(world: Any) -> None:
+    config = "home: {about: shopper, phase: 2, sources: {personal: 5}}"
+    (world.settings_file()).write_text(config)
+    world.app.state.parts.surfaces._checked = 0.0
+    page = await world.page(user_id="ann", count=5)
+    found = await why(world, page, "i0")
+    assert (found["verdict"], found["because"]) == ("not_retrieved", "no source proposed it")
+    assert found["retrieval"]["rank"] == 60
+
+
+async def test_an_item_that_was_not_good_enough_says_by_how_much(world: Any) -> None:
+    world.app.state.parts.funnel._settings = _with_slate(world.settings, 20)
+    page = await world.page(user_id="ann", count=20)
+    found = await why(world, page, "i57")
+    assert found["verdict"] == "outranked"
+    assert found["because"].endswith("the slate has 20 places")
+    assert found["missed_by"] > 0
+
+
+async def test_an_item_that_a_rule_held_back_names_the_rule(world: Any) -> None:
+    world.app.state.parts.funnel._settings = _with_slate(world.settings, 5)
+    page = await world.page(user_id="ann", count=5)  # i0 and i4 are the two Toys that a page of five may have
+    found = await why(world, page, "i8")
+    assert (found["verdict"], found["rule"]) == ("held_back", "category_share")
+    assert found["because"] == "the rule category_share let others pass it"
+
+
+async def test_a_later_page_is_explained_by_its_own_id(world: Any) -> None:
+    first = await world.page(user_id="ann", count=5)
+    second = await world.page(user_id="ann", count=5, cursor=first["cursor"])
+    assert second["request_id"] != first["request_id"]
+    found = await why(world, second, second["items"][0]["item_id"])
+    assert (found["position"], found["because"]) == (5, "it is in place 6, page 2")
+
+
+@pytest.mark.parametrize(
+    ("request_id", "item_id", "status", "kind"),
+    [
+        ("unknown-request", "i4", 404, "unknown-request"),
+        ("", "nope", 404, "unknown-item"),
+        ("", "", 422, "rule-broken"),
+    ],
+)
+async def test_a_question_that_has_no_answer_says_so(
+    world: Any, request_id: str, item_id: str, status: int, kind: str
+) -> None:
+    page = await world.page(user_id="ann", count=5)
+    answer = await world.http.get(f"/api/v1/explain/{request_id or page['request_id']}", params={"item_id": item_id})
+    assert (answer.status_code, answer.json()["type"]) == (status, f"urn:recsys:problem:{kind}")
+
+
+async def test_a_release_that_serves_no_more_explains_nothing(world: Any, shop: Any) -> None:
+    page = await world.page(user_id="ann", count=5)
+    shop.publish(world.settings, "r2")
+    await world.app.state.parts.watcher.refresh()
+    answer = await world.http.get(f"/api/v1/explain/{page['request_id']}", params={"item_id": "i4"})
+    assert (answer.status_code, answer.json()["type"]) == (410, "urn:recsys:problem:release-gone")
+
+
+def _with_slate(settings: Any, slate: int) -> Any:
+    return settings.model_copy(update={"api": settings.api.model_copy(update={"slate": slate})})
+
+
+@given(st.integers(0, 5), st.integers(0, 4))
+def test_a_dossier_is_read_as_it_was_kept(n: int, dim: int) -> None:
+    rng = np.random.default_rng(n)
+    facts = Facts("r1", "home", "ranked", "ann", ["personal"], ["seen"], 5, {"3": {"name": "thompson"}})
+    floats = [rng.random(shape).astype(np.float32) for shape in (n, (n, 4), n, n)]
+    small = np.full(n, -1, np.int8)
+    kept = Dossier(
+        facts, np.arange(n, dtype=np.int32), np.ones(n, np.uint32), small, *floats, small,
+        np.arange(n, dtype=np.int32), rng.random(dim).astype(np.float32),
+    )  # fmt: skip
+    found = Dossier.unpack(kept.pack())
+    assert found.facts == facts
+    for name in ("rows", "proposed", "dropped", "retrieval", "heads", "score", "relevance", "held", "slate", "query"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(kept, name), strict=True)

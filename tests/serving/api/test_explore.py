@@ -1,0 +1,149 @@
+"""Exploration slots: a set number, exact propensities, no rule broken, guaranteed exposure and feedback."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from feature_repo import arms
+from serving.api import explore
+
+pytestmark = pytest.mark.services
+HOME = """
+home:
+  about: shopper
+  phase: 2
+  sources: {personal: 20}
+  rules: {max_run: 3, max_share: 0.4}
+  explore: {policy: %s, share: 0.1, newcomer: 0.2, epsilon: 0.5}
+"""
+
+
+def configure(world: Any, policy: str = "thompson") -> None:
+    world.settings_file().write_text(HOME % policy)
+    world.app.state.parts.surfaces._checked = 0.0
+
+
+def explored(page: dict[str, Any]) -> dict[int, str]:
+    return {place: item["item_id"] for place, item in enumerate(page["items"]) if item["source"] == "explore"}
+
+
+@pytest.mark.parametrize("policy", ["thompson", "epsilon_greedy"])
+async def test_a_page_has_its_share_of_exploration_and_says_so(world: Any, policy: str) -> None:
+    configure(world, policy)
+    page = await world.page(user_id="ann", count=10)
+    # ann has 3 interactions, so she is a newcomer: a fifth of ten, never the first place.
+    assert sorted(explored(page)) == [3, 7]
+    shown = [item["item_id"] for item in page["items"]]
+    assert len(set(shown)) == 10
+    assert {item["reason"] for item in page["items"] if item["source"] == "explore"} == {"Exploring"}
+
+
+async def test_the_log_has_the_propensity_of_every_place(world: Any) -> None:
+    configure(world)
+    page = await world.page(user_id="ann", count=10)
+    world.app.state.parts.decisions.close()
+    [segment] = (Path(world.settings.storage.root) / "bus" / "decisions").glob("*.jsonl")
+    [record] = [json.loads(line) for line in segment.read_text().splitlines()]
+    for place, item in enumerate(record["items"]):
+        assert (item["propensity"] < 1) == (place in explored(page))
+        assert bool(item["explored_by"]) == (place in explored(page))
+    assert set(record["items"][3]["explored_by"]) == {"name", "version", "edition"}
+    assert record["facts"]["explored"] == 6  # two on each of the three pages of the slate
+
+
+async def test_logged_propensities_are_how_often_it_happens(world: Any) -> None:
+    configure(world)
+    counts: Counter[str] = Counter()
+    chances: dict[str, float] = {}
+    rounds = 400
+    for number in range(rounds):
+        page = await world.page(user_id="ann", count=10, headers={"X-Request-ID": f"replay-{number}"})
+        item_id = page["items"][3]["item_id"]
+        counts[item_id] += 1
+        answer = await world.http.get(f"/api/v1/explain/{page['request_id']}", params={"item_id": item_id})
+        chances[item_id] = answer.json()["exploration"]["propensity"]
+    for item_id, chance in chances.items():
+        deviation = (chance * (1 - chance) / rounds) ** 0.5
+        assert abs(counts[item_id] / rounds - chance) < 5 * deviation + 1 / rounds, item_id
+    assert sum(chances.values()) > 0.95  # arms that never came have the rest
+
+
+async def test_the_same_request_id_draws_the_same_page(world: Any) -> None:
+    configure(world)
+    pages = [await world.page(user_id="ann", count=10, headers={"X-Request-ID": "the-same-one"}) for _ in range(3)]
+    assert pages[0]["items"] == pages[1]["items"] == pages[2]["items"]
+
+
+async def test_exploration_keeps_the_rules_and_shows_nothing_that_may_not_be_shown(world: Any) -> None:
+    configure(world)
+    for number in range(40):
+        page = await world.page(user_id="ann", count=10, headers={"X-Request-ID": f"rules-{number}"})
+        found = set(explored(page).values())
+        assert not found & {"i1", "i2", "i3", "i7", "i11"}  # sold out, of Norway, known
+        tops = Counter(item["category"].split(" > ")[0] for item in page["items"])
+        assert max(tops.values()) <= 4
+        categories = [item["category"] for item in page["items"]]
+        assert all(len(set(categories[k : k + 4])) > 1 for k in range(len(categories) - 3))
+
+
+async def test_what_shoppers_do_with_an_item_changes_its_chances(world: Any) -> None:
+    configure(world)
+    explorer = world.app.state.parts.explorer
+    live = world.app.state.parts.watcher.current
+    page = await world.page(user_id="ann", count=10)
+    liked, ignored = explored(page).values()
+    body = {"session_id": "s", "request_id": page["request_id"], "event_time": "2026-01-01T00:00:00Z"}
+    events = [
+        body | {"event_id": f"{item}-{kind}-{n}", "item_id": item, "event": kind}
+        for n in range(40)
+        for item, kinds in ((liked, ("impression", "click")), (ignored, ("impression",)))
+        for kind in kinds
+    ]
+    answer = await world.http.post("/api/v1/events", json={"events": events})
+    assert answer.status_code == 202, answer.text
+    await explorer.flush()
+    before = explorer._pool
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(explore.time, "time", lambda: 1767225600.0)  # when the events happened
+        await explorer.follow(live)
+    known = dict(zip(live.catalogue.ids[explorer._pool.rows], explorer._pool.posterior.mean, strict=True))
+    assert known[liked] > 0.5 > known[ignored]
+    assert explorer._pool.edition != before.edition
+
+
+async def test_a_new_item_is_shown_to_so_many_visitors_and_then_released(world: Any, shop: Any) -> None:
+    configure(world)
+    explorer = world.app.state.parts.explorer
+    explorer._guarantee = 3
+    explorer._pool = explorer._pool and _owed(explorer._pool, "i0")
+    for visitor in ("a", "b", "b", "c", "d"):
+        explorer.shown(["i0"], visitor)
+        await explorer.flush()
+    store = world.app.state.parts.store
+    assert await arms.run_async(store, arms.under_exposed(["i0", "i9"], 3)) == {"i9": 0}
+
+
+def _owed(pool: Any, item_id: str) -> Any:
+    from dataclasses import replace
+
+    return replace(pool, owed=frozenset([item_id]))
+
+
+async def test_without_the_online_store_the_last_edition_explores_on(world: Any) -> None:
+    configure(world)
+    explorer = world.app.state.parts.explorer
+    before = explorer._pool
+    store, explorer._store = explorer._store, _away()
+    await explorer.follow(world.app.state.parts.watcher.current)
+    assert explorer._pool is before
+    assert await world.metric('recsys_api_falls_total{stage="arms",why="down"}') == 1
+    explorer._store = store
+
+
+def _away() -> Any:
+    from feature_repo import online
+
+    return online.connect_async("redis://127.0.0.1:1/0")
