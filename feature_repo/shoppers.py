@@ -1,6 +1,6 @@
 """What the API itself knows about a shopper at this moment, in the online store: one round trip.
 
-    profile:<user_id>         JSON of `Profile`, written daily by `materialize`
+    profile:<user_id>         hash, the fields of `Profile` as JSON, written daily by `materialize`
     stated:<user_id>          JSON list: categories that the shopper named as theirs, written by the API
     recent:u:<user_id>        list of the last positive events, newest first, written by the API as they arrive
     recent:s:<session_id>     the same for a visit, whoever it is
@@ -14,7 +14,7 @@ sends it along with the next request of the same shopper. A visitor who logs in 
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from feature_repo import online
@@ -45,17 +45,12 @@ class Profile:
     items: tuple[str, ...] = ()
     events: int = 0
 
-    def encode(self) -> bytes:
-        return json.dumps(asdict(self), separators=(",", ":"), ensure_ascii=False).encode()
-
     @classmethod
-    def decode(cls, value: bytes | None) -> Self:
-        """What `encode` wrote; an absent profile is an empty one."""
-        if value is None:
-            return cls()
-        fields: dict[str, Any] = json.loads(value)
-        lists: dict[str, Any] = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
-        return cls(**fields | lists)
+    def decode(cls, found: Mapping[bytes, bytes]) -> Self:
+        """From the fields of the hash; those that nobody wrote are empty."""
+        values = {name.decode(): json.loads(value) for name, value in found.items()}
+        fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        return cls(**fields)
 
 
 @dataclass(frozen=True)
@@ -124,7 +119,7 @@ async def read(client: AsyncClient, user_id: str, session_id: str, now: float) -
             for key in recent:
                 pipe.lrange(key, 0, RECENT - 1)
             if user_id:
-                pipe.get(profile_key(user_id))
+                pipe.hgetall(profile_key(user_id))
                 pipe.get(stated_key(user_id))
                 pipe.zrangebyscore(online.watched_key(user_id), now - online.WATCHED_SECONDS, "+inf")
                 pipe.get(online.feed_key(user_id))
@@ -160,12 +155,21 @@ async def state(client: AsyncClient, user_id: str, preferences: Sequence[str]) -
         await client.set(stated_key(user_id), json.dumps(list(preferences), ensure_ascii=False), ex=STATED_SECONDS)
 
 
-def write_profiles(client: Client, profiles: Iterable[tuple[str, Profile]]) -> int:
-    """Write the profiles of a day; returns how many. Raises Retryable when Redis goes away; calling again repairs."""
+def write_profiles(client: Client, profiles: Iterable[tuple[str, Mapping[str, Any]]]) -> int:
+    """Write some fields of the profile of each user, and leave the others; returns how many users.
+
+    Raises:
+        Retryable: Redis goes away; calling again repairs.
+    """
     written = 0
     with online.reachable():
         for block in online.blocks(profiles):
-            entries: Mapping[str, bytes] = {profile_key(user_id): profile.encode() for user_id, profile in block}
-            client.mset(entries)  # type: ignore[arg-type]  # the stubs want a dict of a wider type
+            with client.pipeline(transaction=False) as pipe:
+                for user_id, fields in block:
+                    pipe.hset(
+                        profile_key(user_id),
+                        mapping={name: json.dumps(value, ensure_ascii=False) for name, value in fields.items()},
+                    )
+                pipe.execute()
             written += len(block)
     return written

@@ -9,7 +9,7 @@ microseconds later than the write before it.
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date, timedelta
 from itertools import groupby
 from typing import Any, Literal
@@ -35,7 +35,6 @@ VIEWS: dict[Group, tuple[str, ...]] = {
 }
 BLOCK = 2_000  # rows per call of Feast: its protobuf values cost about 20 KB a row with full histories
 WATCHED_DAYS = 30
-PROFILE_SERVICE = "ranking_v1"  # holds all that a profile is made of
 EDITIONS = 1_000_000  # microseconds to a second; the stamps of a view's rows are whole seconds
 
 
@@ -71,60 +70,57 @@ def _write(group: Group, lake: Lake, client: online.Client, settings: Settings, 
     if group == "trending":
         return write_lists(lake, client, day)
     feast = store.apply(settings, online.WRITE_TIMEOUT)
-    written, users = write_views(feast, lake, client, group, day)
+    written = write_views(feast, lake, client, group, day)
     if group == "features":
-        written["profiles"] = shoppers.write_profiles(client, profiles(feast, users))
         as_of = datasets.end_of(day).timestamp()
         written["watched"] = online.add_watched(client, watched(lake, day), as_of)
     return written
 
 
-def write_views(
-    feast: FeatureStore, lake: Lake, client: online.Client, group: Group, day: date
-) -> tuple[dict[str, int], list[str]]:
-    """Write the newest rows of a group's views as of the end of a day.
+def write_views(feast: FeatureStore, lake: Lake, client: online.Client, group: Group, day: date) -> dict[str, int]:
+    """Write the newest rows of a group's views as of the end of a day, and what the API keeps of them.
 
-    Only partitions since the day that Redis already shows are read; all of them when it shows none.
-
-    Returns:
-        rows written by view, and the users among them.
+    Only partitions since the day that Redis already shows are read; all of them when it shows none. A backfill of a
+    day before that leaves profiles alone, which know no time.
     """
     mark = online.freshness(client, group)
     since = date.fromisoformat(mark.day) if mark else date.min
     edition = online.next_edition(client) % EDITIONS
     written: dict[str, int] = {}
-    users: set[str] = set()
     for view in VIEWS[group]:
         days = [d for d in lake.days(datasets.feature_view(view), until=day) if d >= min(since, day)]
         if days:
             rows = newest_rows(lake, view, days)
             _push(feast, view, rows, edition)
             written[view] = rows.num_rows
-            if view in names.USER_VIEWS:
-                users.update(rows.column("user_id").to_pylist())
+            if since <= day:
+                shoppers.write_profiles(client, profiles(view, rows))
             log.info("%s: %d rows", view, rows.num_rows)
-    return written, sorted(users)
+    return written
 
 
-def profiles(feast: FeatureStore, users: Sequence[str]) -> Iterator[tuple[str, shoppers.Profile]]:
-    """What the API has to know of each user, read back from the store, so that it is what the predictors see."""
-    for start in range(0, len(users), BLOCK):
-        block = users[start : start + BLOCK]
-        found = store.read_online(feast, PROFILE_SERVICE, "user_id", block)
-        for place, user_id in enumerate(block):
-            yield user_id, _profile({name: values[place] for name, values in found.items()})
+def profiles(view: str, rows: pa.Table) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What the API has to know of each user, of the rows of one view; nothing of a view that it needs nothing of."""
+    columns, made = PROFILE.get(view, ((), dict))
+    if columns:
+        for user_id, *values in zip(*(rows.column(name).to_pylist() for name in ("user_id", *columns)), strict=True):
+            yield user_id, made(*values)
 
 
-def _profile(row: Mapping[str, Any]) -> shoppers.Profile:
-    newest = tuple(dict.fromkeys(reversed(row["history_items"])))[: shoppers.RECENT]
-    return shoppers.Profile(
-        region=row["region"] or "",
-        age_group=row["age_group"] or "",
-        preferences=tuple(row["preferences"]),
-        favourites=tuple(row["top_categories"]),
-        items=newest[::-1],
-        events=int(row["events_total"] or 0),
-    )
+def _history(items: list[str] | None) -> dict[str, Any]:
+    newest = list(dict.fromkeys(reversed(items or [])))[: shoppers.RECENT]
+    return {"items": newest[::-1]}
+
+
+PROFILE: Mapping[str, tuple[tuple[str, ...], Callable[..., dict[str, Any]]]] = {
+    "user_profile": (
+        ("region", "age_group", "preferences"),
+        lambda region, age, stated: {"region": region or "", "age_group": age or "", "preferences": stated or []},
+    ),
+    "user_categories": (("top_categories",), lambda names: {"favourites": names or []}),
+    "user_history": (("history_items",), _history),
+    "user_activity": (("events_total",), lambda events: {"events": int(events or 0)}),
+}
 
 
 def newest_rows(lake: Lake, view: str, days: list[date]) -> pa.Table:

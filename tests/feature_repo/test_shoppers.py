@@ -1,6 +1,7 @@
 """What the API knows of a shopper at this moment, against a real Redis."""
 
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import asdict
 
 import pytest
 
@@ -39,7 +40,7 @@ async def test_a_stranger_is_nobody(client: online.AsyncClient) -> None:
 
 
 async def test_one_read_brings_all_that_is_known(writer: online.Client, client: online.AsyncClient) -> None:
-    assert shoppers.write_profiles(writer, [("ann", ANN)]) == 1
+    assert shoppers.write_profiles(writer, [("ann", asdict(ANN))]) == 1
     online.add_watched(writer, [("ann", {"mug": AS_OF - 1})], AS_OF)
     online.write_feeds(writer, [("ann", [("plate", 0.5)])])
     await remember(client, "ann", "s1", Deed(5, "view", "pot"), Deed(9, "purchase", "cup"))
@@ -76,7 +77,8 @@ async def test_only_the_newest_events_are_kept(client: online.AsyncClient) -> No
 async def test_what_a_shopper_states_stands_before_the_profile(
     writer: online.Client, client: online.AsyncClient
 ) -> None:
-    shoppers.write_profiles(writer, [("ann", ANN)])
+    shoppers.write_profiles(writer, [("ann", asdict(ANN))])
+    shoppers.write_profiles(writer, [("ann", {"events": 8})])  # the other fields stay
     assert (await shoppers.read(client, "ann", "", AS_OF)).preferences == ("Toys",)
     await shoppers.state(client, "ann", ["Garden", "Köln > Ehrenfeld"])
     assert (await shoppers.read(client, "ann", "", AS_OF)).preferences == ("Garden", "Köln > Ehrenfeld")

@@ -103,7 +103,6 @@ def test_a_point_in_time_join_and_the_online_store_agree(online_settings: Settin
         "user_history": 3,
         "user_activity": 2,
         "user_categories": 0,
-        "profiles": 3,
         "watched": 0,
     }
     known = read(online_settings, "ann", "nobody")
@@ -143,6 +142,15 @@ def test_a_rerun_wins_over_its_first_try_and_an_old_day_over_nobody(online_setti
     run(online_settings, "features", day=yesterday)
     assert store.online_user(feast, "ann")["history_items"] == ["right"]
     assert store.online_user(feast, "bob")["history_items"] == ["pot"]
+
+
+def test_a_backfill_leaves_what_the_api_knows_alone(online_settings: Settings, lake: Lake) -> None:
+    history(lake, DAY, {"ann": ["mug"]})
+    history(lake, DAY - timedelta(days=1), {"ann": ["pot"], "bob": ["pan"]})
+    run(online_settings, "features")
+    run(online_settings, "features", day=DAY - timedelta(days=1))
+    known = read(online_settings, "ann", "bob")
+    assert (known["ann"].profile.items, known["bob"].profile.items) == (("mug",), ("pan",))
 
 
 def test_watched_sets_hold_what_known_users_acted_on_lately(online_settings: Settings, lake: Lake) -> None:

@@ -92,6 +92,6 @@ def known_user(settings: Settings, user_id: str, items: list[str]) -> None:
         settings, "user_history", user_id=user_id,
         history_items=items, history_events=["purchase"] * len(items), history_times=times,
     )  # fmt: skip
-    profile = shoppers.Profile("France", "25-34", items=tuple(items), events=len(items))
+    profile = {"region": "France", "age_group": "25-34", "items": items, "events": len(items)}
     with online.connect(settings.redis_url, online.WRITE_TIMEOUT) as client:
         shoppers.write_profiles(client, [(user_id, profile)])

@@ -235,9 +235,9 @@ def fill(url: str) -> None:
         online.replace_lists(store, "trending", lists)
         together = [(online.covisit_key("bought", "i5"), ranked(6, 7)), (online.covisit_key("viewed", "i5"), ranked(9))]
         online.replace_lists(store, "covisitation", together)
-        home = {"region": "Germany", "age_group": "25-34"}
-        ann = shoppers.Profile(**home, favourites=("Books",), items=("i3", "i7"), events=3)
-        shoppers.write_profiles(store, [("ann", ann), ("new", shoppers.Profile(**home))])
+        home: dict[str, Any] = {"region": "Germany", "age_group": "25-34"}
+        ann = home | {"favourites": ["Books"], "items": ["i3", "i7"], "events": 3}
+        shoppers.write_profiles(store, [("ann", ann), ("new", home)])
         online.add_watched(
             store, [("ann", {"i3": 1709200000.0, "i7": 1709200000.0, "i11": 1709200000.0})], 1709251200.0
         )
