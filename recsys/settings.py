@@ -134,7 +134,7 @@ class Api(Group):
     online_deadline_ms: int = Field(30, gt=0, description="watched set and lists; runs beside retrieval")
     candidates: int = Field(500, ge=20, le=3000, description="candidates asked of retrieval")
     max_count: int = Field(100, ge=1, description="most items one page may ask for")
-    slate: int = Field(200, ge=20, description="items ranked for one request; all its pages come from them")
+    slate: int = Field(100, ge=20, description="items put in order for one request; all its pages come from them")
     page_seconds: int = Field(600, gt=0, description="how long a cursor is valid")
     explain_seconds: int = Field(600, gt=0, description="so long one may ask why, or why not, an item was on a page")
     guarantee: int = Field(1000, ge=1, description="visitors that each new item is shown to before it has to compete")
