@@ -32,6 +32,7 @@ def create(settings: Settings) -> FastAPI:
         made = parts.build(settings, metrics)
         app.state.parts = made
         await made.watcher.refresh()
+        await made.watcher.stand()
         watching = asyncio.create_task(made.watcher.watch())
         try:
             yield

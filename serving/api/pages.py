@@ -17,7 +17,7 @@ import logging
 import secrets
 import time
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import orjson
@@ -29,6 +29,7 @@ from serving.api import auth
 from serving.api.contract import Ask, Rung
 from serving.api.funnel import Shown, Slate
 from serving.api.problems import Problem
+from serving.api.trace import Exposure
 
 log = logging.getLogger(__name__)
 
@@ -50,20 +51,23 @@ class Cursor:
 
 @dataclass(frozen=True)
 class Kept:
-    """A slate as it was kept: with the release that made it."""
+    """A slate as it was kept: with the release that made it, and the experiments that it is part of."""
 
     release_id: str
     slate: Slate
+    exposures: list[Exposure] = field(default_factory=list)
 
     def pack(self) -> bytes:
         slate = self.slate
-        raw = orjson.dumps([self.release_id, slate.rung, slate.degraded, [list(item) for item in slate.items]])
+        items, exposures = ([list(row) for row in rows] for rows in (slate.items, self.exposures))
+        raw = orjson.dumps([self.release_id, slate.rung, slate.degraded, items, exposures])
         return zlib.compress(raw, 1)
 
     @staticmethod
     def unpack(data: bytes) -> "Kept":
-        release_id, rung, degraded, items = orjson.loads(zlib.decompress(data))
-        return Kept(release_id, Slate(Rung(rung), [Shown(*item) for item in items], degraded))
+        release_id, rung, degraded, items, exposures = orjson.loads(zlib.decompress(data))
+        slate = Slate(Rung(rung), [Shown(*item) for item in items], degraded)
+        return Kept(release_id, slate, [Exposure(*exposure) for exposure in exposures])
 
 
 def asked(ask: Ask) -> str:

@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from feature_repo import online
 from recsys import bus, inference
 from recsys.settings import Settings
-from serving.api import events, surfaces
+from serving.api import events, experiments, surfaces
 from serving.api.calls import Calls
 from serving.api.decisions import Decisions
+from serving.api.experiments import Book
 from serving.api.followed import File
 from serving.api.funnel import Funnel
 from serving.api.intake import Receiver
@@ -31,6 +33,7 @@ class Parts:
     client: inference.Client
     store: online.AsyncClient
     surfaces: File[Mapping[str, Surface]]
+    experiments: File[Book]
     funnel: Funnel
     pages: Pages
     decisions: Decisions
@@ -53,14 +56,16 @@ def build(settings: Settings, metrics: Metrics) -> Parts:
     store = online.connect_async(settings.redis_url)
     event_log = bus.Log(root, events.TOPIC)
     calls = Calls(settings, client, store, metrics)
+    book = experiments.follow(settings)
     return Parts(
         settings=settings,
         metrics=metrics,
         limits=Limits(store, settings.api.burst_seconds, metrics),
-        watcher=Watcher(root, calls.warm),
+        watcher=Watcher(root, calls.warm, lambda: book.value.releases(datetime.now(UTC))),
         client=client,
         store=store,
         surfaces=surfaces.follow(settings),
+        experiments=book,
         funnel=Funnel(settings, calls),
         pages=Pages(settings, store),
         decisions=Decisions(settings, metrics),
