@@ -14,7 +14,7 @@ import redis
 from models.release import Releases
 from recsys import bus
 from recsys.errors import Permanent
-from recsys.settings import Settings
+from recsys.settings import REPOSITORY, Settings
 from serving.api import decisions, experiments, followed, surfaces
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -145,6 +145,13 @@ def test_a_wrong_file_names_the_place_and_the_remedy(settings: Settings, text: s
         experiments.follow(settings)
     assert str(path) in str(caught.value)
     assert words in str(caught.value)
+
+
+def test_the_example_of_the_docs_can_be_used() -> None:
+    page = (REPOSITORY / "docs" / "experiments.md").read_text()
+    example = page.split("```yaml\n")[1].split("```")[0]
+    [layer] = experiments.read(example.encode(), SHIPPED).layers
+    assert [variant.name for variant in layer.experiments[0].variants] == ["rules", "models"]
 
 
 def test_layers_may_change_different_things_of_one_page() -> None:
