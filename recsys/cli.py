@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,8 +32,10 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help=__doc__, pretty_exceptions_enable=False)
 release_app = typer.Typer(no_args_is_help=True, help="What serves, what served, and the way back.")
 data_app = typer.Typer(no_args_is_help=True, help="Look at a source before it is used; make a simulated shop.")
+experiments_app = typer.Typer(invoke_without_command=True)
 app.add_typer(release_app, name="release")
 app.add_typer(data_app, name="data")
+app.add_typer(experiments_app, name="experiments")
 
 console = Console()
 errors = Console(stderr=True)
@@ -281,6 +283,51 @@ def simulate(
     made = _simulate(configuration.load(), ["--users", users, "--items", items, "--events", events, "--days", days])
     if as_json:
         _print_json(made)
+
+
+@experiments_app.callback()
+def experiments_(context: typer.Context, as_json: AsJson = False) -> None:
+    """What is tried on whom: every experiment of config/experiments.yaml, its state and its traffic."""
+    from serving.api import experiments
+
+    if context.invoked_subcommand:
+        return
+    book, now = experiments.follow(configuration.load()).value, datetime.now(UTC)
+    found = [
+        {"layer": layer.name, "experiment": experiment.name, "state": experiment.state(now)}
+        | book.changes[experiment.name].model_dump(mode="json")
+        for layer in book.layers
+        for experiment in layer.experiments
+    ]
+    if as_json:
+        _print_json(found)
+        return
+    view = Table("layer", "experiment", "state", "traffic", "surfaces", "variants", box=None, pad_edge=False)
+    for entry in found:
+        first, end = entry["traffic"]
+        weights = {arm: variant["weight"] for arm, variant in entry["variants"].items()}
+        shares = ", ".join(f"{arm} {weight / sum(weights.values()):.0%}" for arm, weight in weights.items())
+        where = ", ".join(entry["surfaces"])
+        view.add_row(entry["layer"], entry["experiment"], entry["state"], f"{first:g}..{end:g} %", where, shares)
+    console.print(view if found else "no experiments; docs/experiments.md says how to write one")
+
+
+@experiments_app.command()
+def assign(
+    unit: Annotated[str, typer.Argument(help="user id, or the session id of an anonymous visitor")],
+    as_json: AsJson = False,
+) -> None:
+    """Where a unit falls in each layer, and what it is in now when it asks for what the experiment is about."""
+    from serving.api import experiments
+
+    found = experiments.follow(configuration.load()).value.places(unit, datetime.now(UTC))
+    if as_json:
+        _print_json([asdict(place) for place in found])
+        return
+    view = Table("layer", "bucket", "experiment", "variant", box=None, pad_edge=False)
+    for place in found:
+        view.add_row(place.layer, str(place.bucket), place.experiment or "", place.variant or "")
+    console.print(view)
 
 
 def _simulate(settings: Settings, options: list[Any]) -> dict[str, Any]:

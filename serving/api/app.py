@@ -32,6 +32,7 @@ def create(settings: Settings) -> FastAPI:
         made = parts.build(settings, metrics)
         app.state.parts = made
         await made.watcher.refresh()
+        await made.watcher.stand()
         background = [
             asyncio.create_task(made.watcher.watch()),
             asyncio.create_task(made.explorer.watch(lambda: made.watcher.current)),

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
@@ -42,7 +43,8 @@ class Calls:
             "online": api.online_deadline_ms,
         }
         self._deadlines = {stage: value / 1000 for stage, value in milliseconds.items()}
-        self._breakers = {stage: Breaker() for stage in milliseconds}
+        # One for each colour: a variant's release that is away must not shut the live one.
+        self._breakers: defaultdict[tuple[str, str], Breaker] = defaultdict(Breaker)
 
     async def warm(self, live: LiveRelease) -> None:
         """Open the connections to the predictors of a release, so that its first request does not pay for them."""
@@ -58,6 +60,7 @@ class Calls:
             "retrieval",
             lambda deadline: self._client.retrieve(address, request, release=live.release_id, deadline=deadline),
             trace,
+            live.release.colour,
         )
         if found is not None:
             trace.within("retrieval", found.timings)
@@ -74,7 +77,7 @@ class Calls:
                 raise ValueError(f"{address} gave {len(answer.scores)} scores, not all of them numbers")
             return answer
 
-        answer = await self._attempt("ranking", call, trace)
+        answer = await self._attempt("ranking", call, trace, live.release.colour)
         if answer is not None:
             trace.within("ranking", answer.timings)
         return answer
@@ -91,14 +94,16 @@ class Calls:
         """Lists of the online store by key; an absent one is empty."""
         return await self._attempt("online", lambda _: online.read_lists(self._store, keys), trace)
 
-    async def _attempt(self, stage: str, call: Callable[[float], Awaitable[T]], trace: Trace) -> T | None:
+    async def _attempt(
+        self, stage: str, call: Callable[[float], Awaitable[T]], trace: Trace, colour: str = ""
+    ) -> T | None:
         """Call another part within its deadline, or what the caller's leaves of it, in seconds; None, a fall in the
         trace and a count where it does not serve."""
         deadline = min(self._deadlines[stage], trace.left())
         if deadline <= 0:
             self._fell(trace, stage, "deadline")
             return None
-        breaker = self._breakers[stage]
+        breaker = self._breakers[stage, colour]
         if not breaker.allows():
             self._fell(trace, stage, "open")
             return None

@@ -76,4 +76,5 @@ class Page(BaseModel):
     )
     degraded: bool = Field(description="whether a part failed, so that a lower rung than usual served")
     missing: list[str] = Field(description="candidate sources that did not serve in time and were left out")
+    variants: dict[str, str] = Field(description="by experiment: the variant that served this page")
     notes: list[str] = Field(description="what the caller should know about this page, in words")

@@ -65,6 +65,7 @@ class Decisions:
             "policy": POLICY,
             "falls": [{"stage": fall.stage, "why": fall.why} for fall in trace.falls],
             "missing": list(trace.missing),
+            "experiments": [exposure._asdict() for exposure in trace.exposures],
             "facts": trace.facts,
             "timings": trace.timings,
             "items": [

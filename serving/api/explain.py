@@ -60,8 +60,8 @@ async def explain(
     dossier = await _dossier(request_id, parts)
     if not client.may_name(dossier.facts.user_id):
         raise auth.other_user("request_id")
-    live = parts.watcher.current
-    if live is None or live.release_id != dossier.facts.release_id:
+    live = parts.watcher.holding(dossier.facts.release_id)
+    if live is None:
         detail = f"release {dossier.facts.release_id} made that page, and serves no more; ask about a newer one"
         raise Problem(410, "release-gone", detail)
     row = live.catalogue.row_of.get(item_id)

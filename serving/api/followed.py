@@ -2,9 +2,12 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from recsys.errors import Permanent
 
@@ -12,6 +15,30 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 RECHECK_SECONDS = 1.0
+
+
+class _Once(yaml.SafeLoader):
+    """Refuses a key that is twice in a mapping, of which PyYAML would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [key.value for key, _ in node.value]
+        for place, (key, _) in enumerate(node.value):
+            if key.value in keys[:place]:
+                raise yaml.MarkedYAMLError(problem=f"{key.value!r} is there twice", problem_mark=key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def checked(kind: TypeAdapter[T], data: bytes) -> T:
+    """What a YAML file says, as a checked value; an empty file is an empty mapping. Raises ValueError that names the
+    place."""
+    try:
+        return kind.validate_python(yaml.load(data, _Once) or {})  # noqa: S506  # a safe loader
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"no YAML: {error}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"])) or "the file"
+        raise ValueError(f"{place}: {first['msg']}") from None
 
 
 class File(Generic[T]):
@@ -52,7 +79,9 @@ class File(Generic[T]):
         except FileNotFoundError as error:
             if self._absent is None:
                 raise Permanent(f"{self._path} cannot be read: {error.strerror}") from error
-            stamp, data = (0, 0), self._absent
+            if self._stamp == (stamp := (0, 0)):
+                return
+            data = self._absent
         except OSError as error:
             raise Permanent(f"{self._path} cannot be read: {error.strerror}") from error
         self._stamp = stamp

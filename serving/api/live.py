@@ -22,6 +22,7 @@ from models import catalogue, embeddings, release
 from models.catalogue import Catalogue, Ranked
 from models.release import Release
 from recsys.errors import RecsysError
+from recsys.settings import COLOURS
 
 log = logging.getLogger(__name__)
 
@@ -229,21 +230,30 @@ async def _nothing(found: LiveRelease) -> None:
     """For a watcher that nobody wants to hear from."""
 
 
+# What may be wrong with a release on the disk.
+UNUSABLE = (RecsysError, OSError, KeyError, ValueError, TypeError)
+
+
 @dataclass
 class Watcher:
-    """Follows `live.json`.
+    """Follows `live.json`, and what the other colour holds while an experiment wants it.
 
     Attributes:
         root: storage root.
         on_load: awaited with each release that was loaded, before it begins to serve.
+        wanted: ids of the releases that variants of experiments name.
         current: what serves; None before the first release.
+        standing: a wanted release that the other colour holds.
     """
 
     root: Path
     on_load: Callable[[LiveRelease], Awaitable[None]] = _nothing
+    wanted: Callable[[], frozenset[str]] = frozenset
     current: LiveRelease | None = None
+    standing: LiveRelease | None = None
     _stamp: tuple[int, int] = (0, 0)
     _not_before: float = 0.0
+    _stand_not_before: float = 0.0
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def refresh(self) -> bool:
@@ -261,7 +271,7 @@ class Watcher:
                 return False
             try:
                 found = await asyncio.to_thread(self._load, releases)
-            except (RecsysError, OSError, KeyError, ValueError, TypeError) as error:
+            except UNUSABLE as error:
                 log.error("the live release cannot be served, the last one stays: %s", error)
                 self._not_before = clock + RETRY_SECONDS
                 return False
@@ -272,11 +282,30 @@ class Watcher:
                 log.info("release %s serves, colour %s", found.release_id, found.release.colour)
             return found is not None
 
+    def holding(self, release_id: str) -> LiveRelease | None:
+        """A release that a colour holds; None if none does."""
+        held = (found for found in (self.current, self.standing) if found and found.release_id == release_id)
+        return next(held, None)
+
+    async def stand(self) -> None:
+        """Load the release of the other colour if a variant names it, or let go of it. One that cannot be read is
+        logged, and not held."""
+        wanted, clock = self.wanted(), asyncio.get_running_loop().time()
+        if self.current is None or not wanted:
+            self.standing = None
+        elif clock >= self._stand_not_before:
+            try:
+                self.standing = await asyncio.to_thread(self._other, release.Releases(self.root), wanted)
+            except UNUSABLE as error:
+                log.error("the release of an experiment cannot be served, the live one serves: %s", error)
+                self.standing, self._stand_not_before = None, clock + RETRY_SECONDS
+
     async def watch(self) -> None:
-        """Refresh for ever."""
+        """Look for ever."""
         while True:
             try:
                 await self.refresh()
+                await self.stand()
             except Exception:  # the edge of a background task: it must not end while the process serves
                 log.exception("the live release could not be looked at")
             await asyncio.sleep(POLL_SECONDS)
@@ -286,3 +315,15 @@ class Watcher:
         if found is None or (self.current is not None and found == self.current.release):
             return None
         return load(releases, found)
+
+    def _other(self, releases: release.Releases, wanted: frozenset[str]) -> LiveRelease | None:
+        assert self.current is not None
+        live = self.current.release.colour
+        found = next((held for colour in COLOURS if colour != live and (held := releases.candidate(colour))), None)
+        if found is None or found.release_id not in wanted - {self.current.release_id}:
+            return None
+        if self.standing is not None and self.standing.release == found:
+            return self.standing
+        # A candidate listens before its deployment has tried it out; what was live has been.
+        proven = any(record.release_id == found.release_id for record in releases.history())
+        return load(releases, found) if proven else None

@@ -21,6 +21,9 @@ class Metrics:
         self.relaxed = Counter("recsys_api_relaxed_slots", "slots at which a rule gave way", ["rule"], registry=r)
         self.events = Counter("recsys_api_events", "events received", ["outcome"], registry=r)
         self.decisions = Counter("recsys_api_decisions", "decisions logged or lost", ["outcome"], registry=r)
+        arm = ["experiment", "variant"]
+        self.exposures = Counter("recsys_api_exposures", "pages that a variant served", arm, registry=r)
+        self.missed = Counter("recsys_api_missed_variants", "it could not serve, and why", [*arm, "why"], registry=r)
         self.errors = Counter("recsys_api_errors", "unexpected errors", ["kind"], registry=r)
         self.release = Gauge(
             "recsys_api_release", "1 for the release that serves, 0 for those before it", ["release"], registry=r

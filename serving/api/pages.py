@@ -15,7 +15,7 @@ import hmac
 import secrets
 import time
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import orjson
@@ -27,6 +27,7 @@ from serving.api.contract import Ask, Rung
 from serving.api.funnel import Shown, Slate
 from serving.api.problems import Problem
 from serving.api.shelf import Shelf
+from serving.api.trace import Exposure
 
 FIRST = ("", "0")
 MAC_BYTES = 16
@@ -45,21 +46,25 @@ class Cursor:
 
 @dataclass(frozen=True)
 class Kept:
-    """A slate as it was kept: with the release and the request that made it."""
+    """A slate as it was kept: with the release and the request that made it, and the experiments that it is part of."""
 
     release_id: str
     request_id: str
     slate: Slate
+    exposures: list[Exposure] = field(default_factory=list)
 
     def pack(self) -> bytes:
         slate = self.slate
         head = [self.release_id, self.request_id, slate.rung, slate.degraded]
-        return zlib.compress(orjson.dumps([*head, [list(item) for item in slate.items]]), 1)
+        items, exposures = ([list(row) for row in rows] for rows in (slate.items, self.exposures))
+        return zlib.compress(orjson.dumps([*head, items, exposures]), 1)
 
     @staticmethod
     def unpack(data: bytes) -> "Kept":
-        release_id, request_id, rung, degraded, items = orjson.loads(zlib.decompress(data))
-        return Kept(release_id, request_id, Slate(Rung(rung), [Shown(*item) for item in items], degraded))
+        """What `pack` wrote. Raises ValueError or TypeError for what another version of it wrote."""
+        release_id, request_id, rung, degraded, items, exposures = orjson.loads(zlib.decompress(data))
+        slate = Slate(Rung(rung), [Shown(*item) for item in items], degraded)
+        return Kept(release_id, request_id, slate, [Exposure(*exposure) for exposure in exposures])
 
 
 def asked(ask: Ask) -> str:
@@ -85,7 +90,10 @@ class Pages:
     async def find(self, slate_id: str, left: float) -> Kept | None:
         """A kept slate; None if Redis does not have it or does not answer, in `left` seconds at the latest."""
         data = await self._shelf.get(slate_id, left)
-        return None if data is None else Kept.unpack(data)
+        try:
+            return None if data is None else Kept.unpack(data)
+        except (ValueError, TypeError):  # kept by another version of this service, minutes ago
+            return None
 
     async def flush(self) -> None:
         """Wait for the writes that are under way."""

@@ -3,14 +3,16 @@
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from feature_repo import online
 from recsys import bus, inference
 from recsys.settings import Settings
-from serving.api import events, surfaces
+from serving.api import events, experiments, surfaces
 from serving.api.calls import Calls
 from serving.api.decisions import Decisions
+from serving.api.experiments import Book
 from serving.api.explore import Explorer
 from serving.api.followed import File
 from serving.api.funnel import Funnel
@@ -35,6 +37,7 @@ class Parts:
     store: online.AsyncClient
     surfaces: File[Mapping[str, Surface]]
     explorer: Explorer
+    experiments: File[Book]
     funnel: Funnel
     pages: Pages
     dossiers: Shelf
@@ -58,6 +61,7 @@ def build(settings: Settings, metrics: Metrics) -> Parts:
     store = online.connect_async(settings.redis_url)
     event_log = bus.Log(root, events.TOPIC)
     calls = Calls(settings, client, store, metrics)
+    book = experiments.follow(settings)
     explorer = Explorer(store, metrics, settings.api.guarantee)
 
     async def loaded(live: LiveRelease) -> None:
@@ -67,10 +71,11 @@ def build(settings: Settings, metrics: Metrics) -> Parts:
         settings=settings,
         metrics=metrics,
         limits=Limits(store, settings.api.burst_seconds, metrics),
-        watcher=Watcher(root, loaded),
+        watcher=Watcher(root, loaded, lambda: book.value.releases(datetime.now(UTC))),
         client=client,
         store=store,
         surfaces=surfaces.follow(settings),
+        experiments=book,
         explorer=explorer,
         funnel=Funnel(settings, calls, explorer),
         pages=Pages(settings, store),

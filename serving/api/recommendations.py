@@ -2,12 +2,13 @@
 
 import math
 import time
+from datetime import UTC, datetime
 from typing import Annotated
 
 import orjson
 from fastapi import APIRouter, Depends, Header, Request, Response
 
-from serving.api import auth, deadline, explain, pages
+from serving.api import auth, deadline, explain, pages, treatment
 from serving.api.contract import Ask, Id, Page
 from serving.api.dossiers import Dossier
 from serving.api.funnel import Shown, Slate
@@ -44,6 +45,9 @@ async def recommendations(
     - `cart`: what goes with the items of `cart`
     - `trending`: what is popular now, in `region` or in `category`
     - `category`: what is popular in `category`
+    - `home_rules`: as `home`, by rules alone
+
+    An experiment may serve another surface, other objectives or another release in place of these; `variants` says so.
 
     While any rung of the ladder stands, the answer is 200; `rung` and `degraded` say how it came about. The
     `Server-Timing` header has the milliseconds of each stage.
@@ -60,10 +64,14 @@ async def recommendations(
     if kept is None:
         if cursor:
             trace.notes.append("the ranking of the first page is lost; this page was made anew and may repeat items")
-        live, slate, dossier = await _slate(ask, surface, x_last_item, live, parts, trace)
-        kept = Kept(live.release_id, trace.request_id, slate)
+        # A page that is made anew is in the experiments that were on at its first page.
+        now = datetime.fromtimestamp(cursor.issued if cursor else time.time(), UTC)
+        live, slate, dossier = await _slate(ask, surface, x_last_item, live, now, parts, trace)
+        kept = Kept(live.release_id, trace.request_id, slate, trace.exposures)
         parts.dossiers.put(trace.request_id, dossier.pack())
     else:
+        trace.exposures = kept.exposures
+        live = parts.watcher.holding(kept.release_id) or live
         parts.dossiers.put(trace.request_id, explain.reference(kept.request_id))
     if kept.release_id != live.release_id:
         trace.notes.append(f"this page comes from the earlier release {kept.release_id}")
@@ -115,17 +123,24 @@ def _check(ask: Ask, surface: Surface, live: LiveRelease) -> None:
 
 
 async def _slate(
-    ask: Ask, surface: Surface, last_item: str, live: LiveRelease, parts: Parts, trace: Trace
+    ask: Ask, surface: Surface, last_item: str, live: LiveRelease, now: datetime, parts: Parts, trace: Trace
 ) -> tuple[LiveRelease, Slate, Dossier]:
-    """The slate and the release that made it; once more from the start if the release changed under it."""
-    slate, dossier = await parts.funnel.slate(ask, surface, last_item, live, trace)
-    switched = any(fall.why == "release" for fall in trace.falls)
+    """The slate and the release that made it; once more from the start if the release changed under it, or if that of
+    a variant turns out to be away."""
+    treated = treatment.of(ask, surface, live, now, parts, trace)
+    slate, dossier = await parts.funnel.slate(ask, treated.surface, last_item, treated.live, trace)
+    pinned = treated.live.release_id != live.release_id
+    switched = not pinned and any(fall.why == "release" for fall in trace.falls)
     if switched and await parts.watcher.refresh() and parts.watcher.current:
-        live = parts.watcher.current
-        trace.falls.clear()
-        trace.missing.clear()
-        slate, dossier = await parts.funnel.slate(ask, surface, last_item, live, trace)
-    return live, slate, dossier
+        treated = treatment.of(ask, surface, parts.watcher.current, now, parts, trace)
+    elif pinned and treatment.is_away(trace):
+        treated = treatment.of(ask, surface, live, now, parts, trace, live_only=True)
+    else:
+        return treated.live, slate, dossier
+    trace.falls.clear()
+    trace.missing.clear()
+    slate, dossier = await parts.funnel.slate(ask, treated.surface, last_item, treated.live, trace)
+    return treated.live, slate, dossier
 
 
 def _respond(
@@ -142,7 +157,8 @@ def _respond(
         "rung": kept.slate.rung,
         "degraded": kept.slate.degraded,
         "missing": list(trace.missing),
-        "notes": trace.notes,
+        "variants": {met.experiment: met.variant for met in trace.exposures if not met.missed},
+        "notes": [*trace.notes, *treatment.notes(trace.exposures)],
     }
     parts.explorer.shown([item.item_id for item in shown if item.policy], ask.user_id or ask.session_id)
     parts.decisions.write(ask, last_item, kept.release_id, kept.slate.rung, shown, first, trace)
@@ -185,5 +201,10 @@ def _count(ask: Ask, kept: Kept, shown: list[Shown], parts: Parts, trace: Trace)
         metrics.filtered.labels(rule).inc(count)
     for rule, count in trace.facts.get("relaxed", {}).items():
         metrics.relaxed.labels(rule).inc(count)
+    for experiment, variant, _, missed in trace.exposures:
+        if missed:
+            metrics.missed.labels(experiment, variant, missed).inc()
+        else:
+            metrics.exposures.labels(experiment, variant).inc()
     for item in shown:
         metrics.items.labels(ask.surface, item.source).inc()

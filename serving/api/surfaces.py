@@ -6,8 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from models import rerank
 from recsys.inference import HEADS, MAX_CANDIDATES
@@ -46,6 +45,17 @@ class SourceName(StrEnum):
 
 
 MODELS = frozenset({SourceName.PERSONAL, SourceName.RELATED})  # sources that ask a model
+
+
+def _weighing(objectives: dict[str, float]) -> dict[str, float]:
+    if unknown := sorted(set(objectives) - set(HEADS)):
+        raise ValueError(f"objectives has {unknown[0]!r}; the ranker's heads are {', '.join(HEADS)}")
+    if objectives and not sum(objectives.values()):
+        raise ValueError("objectives weigh nothing; give one a weight, or leave them out")
+    return objectives
+
+
+Objectives = Annotated[dict[str, Weight], AfterValidator(_weighing)]
 
 
 class Part(BaseModel):
@@ -108,7 +118,7 @@ class Surface(Part):
     newcomer: dict[SourceName, Quota] = {}
     backfill: list[SourceName] = []
     rank: bool | None = Field(None, validate_default=True)
-    objectives: dict[str, Weight] = {}
+    objectives: Objectives = {}
     scores: Scores = Scores()
     rules: Rules = Rules()
     explore: Explore | None = None
@@ -127,10 +137,6 @@ class Surface(Part):
             raise ValueError(f"phase 1 is rules alone, but {what} asks a model; take phase 2, or leave it out")
         if (total := sum(self.sources.values())) > MAX_CANDIDATES:
             raise ValueError(f"the quotas sum to {total}; at most {MAX_CANDIDATES} candidates can be ranked in time")
-        if unknown := sorted(set(self.objectives) - set(HEADS)):
-            raise ValueError(f"objectives has {unknown[0]!r}; the ranker's heads are {', '.join(HEADS)}")
-        if self.objectives and not sum(self.objectives.values()):
-            raise ValueError("objectives weigh nothing; give one a weight, or leave them out")
         if SourceName.RELATED in self.sources and self.about in (About.SHOPPER, About.CATEGORY):
             raise ValueError(f"the source related needs an item, and about: {self.about.value} has none")
         return self
@@ -142,14 +148,7 @@ _FILE: TypeAdapter[dict[str, Surface]] = TypeAdapter(dict[Name, Surface])
 
 def read(data: bytes) -> dict[str, Surface]:
     """The surfaces of a file. Raises ValueError that names the place."""
-    try:
-        return _FILE.validate_python(yaml.safe_load(data) or {})
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"no YAML: {error}") from error
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"])) or "the file"
-        raise ValueError(f"{place}: {first['msg']}") from None
+    return followed.checked(_FILE, data)
 
 
 def own_file(settings: Settings) -> Path:

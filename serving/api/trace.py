@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,21 @@ class Fall:
     why: str
 
 
+class Exposure(NamedTuple):
+    """An experiment that concerns a request.
+
+    Attributes:
+        experiment, variant: their names.
+        unit: what was assigned: user or session.
+        missed: why the variant could not serve: surface or release; empty: it did.
+    """
+
+    experiment: str
+    variant: str
+    unit: str
+    missed: str = ""
+
+
 @dataclass
 class Trace:
     """Filled in as the request goes along.
@@ -32,6 +47,7 @@ class Trace:
         falls: stages that did not serve, in order.
         missing: candidate sources that did not serve in time, each once.
         notes: sentences for the caller about this response.
+        exposures: experiments that concern the request.
         facts: counts for the decision log: candidates, dropped, relaxed.
     """
 
@@ -41,6 +57,7 @@ class Trace:
     falls: list[Fall] = field(default_factory=list)
     missing: dict[str, None] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    exposures: list[Exposure] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
 
     def left(self) -> float:

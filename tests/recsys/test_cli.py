@@ -65,6 +65,37 @@ def test_token_is_one_that_the_api_believes(root: Path, monkeypatch: pytest.Monk
     assert auth.WRITE in str(recsys("token", "u1", "--scope", "everything", code=1).exception)
 
 
+def test_experiments_are_listed_with_their_state_and_say_where_a_unit_falls(root: Path) -> None:
+    assert answer("experiments") == []
+    assert "no experiments" in recsys("experiments").stdout
+    (root / "config").mkdir(parents=True)
+    (root / "config" / "experiments.yaml").write_text(
+        """
+home:
+  models:
+    surfaces: [home]
+    traffic: [0, 50]
+    variants: {with: {weight: 3}, without: {surface: home_rules}}
+  later:
+    surfaces: [home]
+    traffic: [50, 100]
+    start: 2999-01-01T00:00:00Z
+    variants: {a: {}, b: {}}
+"""
+    )
+    [models, later] = answer("experiments")
+    assert (models["layer"], models["experiment"], models["state"]) == ("home", "models", "running")
+    assert models["variants"]["without"]["surface"] == "home_rules"
+    assert later["state"] == "waiting"
+    assert "with 75%, without 25%" in recsys("experiments").stdout
+    assert answer("experiments", "assign", "ann") == [
+        {"layer": "home", "bucket": 3652, "experiment": "models", "variant": "with"}
+    ]
+    assert "3652" in recsys("experiments", "assign", "ann").stdout
+    [nowhere] = answer("experiments", "assign", "Jürgen 🛒")  # in the buckets of what has not begun
+    assert (nowhere["bucket"], nowhere["experiment"], nowhere["variant"]) == (5823, None, None)
+
+
 def test_down_answers_with_what_it_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "down", lambda settings: ["redis", "api"])
     assert answer("down") == {"stopped": ["redis", "api"]}

@@ -23,11 +23,11 @@ def write(settings: Settings, text: str) -> Path:
 
 def test_the_shipped_surfaces_are_those_of_the_product() -> None:
     shipped = surfaces.read(surfaces.DEFAULTS.read_bytes())
-    assert list(shipped) == ["home", "similar", "because_you_viewed", "cart", "trending", "category"]
+    assert list(shipped) == ["home", "similar", "because_you_viewed", "cart", "trending", "category", "home_rules"]
     assert sum(shipped["home"].sources.values()) <= 700
     assert shipped["home"].rules.of_page == rerank.Rules(diversity="mmr", strength=0.1)
     assert [name for name, surface in shipped.items() if surface.ranked] == ["home", "because_you_viewed"]
-    assert [name for name, surface in shipped.items() if surface.phase == 1] == ["trending", "category"]
+    assert [name for name, surface in shipped.items() if surface.phase == 1] == ["trending", "category", "home_rules"]
 
 
 def test_an_own_file_changes_and_adds_surfaces_and_leaves_the_others(settings: Settings) -> None:
@@ -87,6 +87,16 @@ async def test_a_change_is_served_without_a_restart_and_a_mistake_changes_nothin
     assert (await world.page(user_id="ann", surface="late", count=3))["surface"] == "late"
     surfaces.own_file(world.settings).unlink()
     assert (await world.get(surface="late")).status_code == 404
+
+
+def test_a_file_is_parsed_again_only_when_it_changes(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(followed, "RECHECK_SECONDS", 0.0)
+    parsed: list[bytes] = []
+    file = followed.File(surfaces.own_file(settings), parsed.append, absent=b"")
+    for change in (lambda: None, lambda: write(settings, "home"), surfaces.own_file(settings).unlink):
+        change()
+        assert [file.value, file.value] == [None, None]
+    assert parsed == [b"", b"home", b""]
 
 
 @pytest.mark.services
