@@ -6,7 +6,8 @@ from dags import tasks
 
 DOC = """
 Reads what the API received today, checks it, and publishes the day so far. The run is skipped where nothing
-arrived. New events renew an asset on which the **trending** DAG is scheduled.
+arrived. New events renew an asset on which the **trending** DAG is scheduled. **decisions** publishes what the API
+showed meanwhile: one row per item, with its propensity (`lake/decisions`).
 """
 
 with DAG(
@@ -24,4 +25,5 @@ with DAG(
     quality = tasks.stage(
         "quality", day=tasks.TODAY, run=tasks.TODAYS_RUN, minutes=20, outlets=[tasks.INTRADAY_EVENTS], min_volume="0"
     )
+    decisions = tasks.stage("decisions", day=tasks.TODAY, run=tasks.TODAYS_RUN, minutes=20)
     ingest >> quality

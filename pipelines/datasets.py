@@ -58,6 +58,9 @@ QUARANTINE_USERS = Dataset("quarantine/users", "run", "users refused, with `reas
 TRENDING = Dataset("trending", "day", "scope, key, rank, item_id, score: decayed popularity, top 100 per scope")
 COVISITATION = Dataset("covisitation", "day", "item_id, kind, rank, other_id, lift, support: also bought / viewed")
 SEQUENCES = Dataset("sequences", "day", "one row per user or anonymous session: its positive events in time order")
+DECISIONS = Dataset(
+    "decisions", "day", "what the API showed: one row per item, with propensity, by day of the response"
+)
 STAGED: dict[str, Dataset] = {"events": STAGED_EVENTS, "items": STAGED_ITEMS, "users": STAGED_USERS}
 CLEAN: dict[str, Dataset] = {"events": EVENTS, "items": ITEMS, "users": USERS}
 QUARANTINE: dict[str, Dataset] = {

@@ -44,6 +44,7 @@ STAGES: Mapping[str, str] = {
     "evaluate_ranker": "gate: the ranker against retrieval order, what is free, and boosted trees",
     "register": "register the models in MLflow with card and aliases",
     "deploy": "bring the release live, blue-green",
+    "decisions": "publish what the API showed as a table, from the decision log",
 }
 
 

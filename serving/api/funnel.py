@@ -113,8 +113,8 @@ class Funnel:
         looked = (Deed(int(time.time()), EventType.VIEW, last_item),) if last_item else ()
         visit = Visit(ask, surface, shopper, (*shopper.recent, *looked), live, self._calls, self._trending, trace)
         trace.facts |= {"recent": [deed.encode() for deed in visit.recent], "stated": list(shopper.stated)}
-        stranger = known is not None and not visit.recent and not shopper.interactions and not ask.session_id
-        return visit, stranger
+        nothing = not visit.recent and not shopper.interactions and bool(ask.user_id or not ask.session_id)
+        return visit, known is not None and nothing
 
     def _filtered(self, pool: Pool, visit: Visit) -> Filtered:
         """The candidates that may be shown."""
