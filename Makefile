@@ -20,7 +20,8 @@ run: setup ## start the platform, run the daily DAG on DATA, show recommendation
 	@$(RECSYS) run daily --source "$(DATA)"
 	@$(RECSYS) tour
 
-test: setup ## all tests: unit, spark, contract, services, Airflow, end to end
+test: ## all tests: unit, spark, contract, services, browser, Airflow, end to end
+	@infra/setup.sh test
 	@$(PYTHON) -m pytest
 	@PYTHONPATH=$(CURDIR) .venv-airflow/bin/python -m pytest -c tests/airflow/pytest.ini tests/airflow
 

@@ -18,12 +18,15 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from feature_repo import online
+from feature_repo.events import EventType
 from feature_repo.online import AsyncClient, Client, Ranked
 from recsys.inference import Deed
 
 RECENT = 50  # events; a visit seldom has more, and a model sees 100 of a history
 RECENT_SECONDS = 2 * online.SECONDS_PER_DAY  # by then the daily run has brought them to the feature store
 STATED_SECONDS = 365 * online.SECONDS_PER_DAY
+SCANS, SCANNED = 20, 1_000  # at most 20,000 keys are looked at for a few users: some 10 ms
+READABLE = range(5, 61)  # events: enough to know somebody, few enough to follow
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,22 @@ class Shopper:
         """Items of the history and of this moment, newest first, each once."""
         newest = [deed.item_id for deed in reversed(self.recent)]
         return tuple(dict.fromkeys([*newest, *reversed(self.profile.items)]))
+
+    @property
+    def bought(self) -> frozenset[str]:
+        """What was bought lately."""
+        return frozenset(deed.item_id for deed in self.recent if deed.event == EventType.PURCHASE)
+
+    @property
+    def cart(self) -> tuple[str, ...]:
+        """What was put in the cart lately and not bought since, newest first."""
+        held: dict[str, None] = {}
+        for deed in self.recent:
+            if deed.event in (EventType.ADD_TO_CART, EventType.PURCHASE):
+                held.pop(deed.item_id, None)
+            if deed.event == EventType.ADD_TO_CART:
+                held[deed.item_id] = None
+        return tuple(reversed(held))
 
     @property
     def interactions(self) -> int:
@@ -153,6 +172,29 @@ async def state(client: AsyncClient, user_id: str, preferences: Sequence[str]) -
     """Keep the categories that a shopper named; the next request sees them. Raises Retryable."""
     with online.reachable():
         await client.set(stated_key(user_id), json.dumps(list(preferences), ensure_ascii=False), ex=STATED_SECONDS)
+
+
+async def some(client: AsyncClient, count: int) -> list[tuple[str, Profile]]:
+    """A few users for a person to look at, those of readable history before others with one. Which they are is up to
+    Redis, and the same while no key comes or goes. Raises Retryable."""
+    readable: dict[str, Profile] = {}
+    others: dict[str, Profile] = {}
+    cursor = 0
+    with online.reachable():
+        for _ in range(SCANS):
+            cursor, keys = await client.scan(cursor, match=profile_key("*"), count=SCANNED)
+            async with client.pipeline(transaction=False) as pipe:
+                for key in keys:
+                    pipe.hgetall(key)
+                values: list[Any] = await pipe.execute()
+            for key, value in zip(keys, values, strict=True):
+                profile = Profile.decode(value)
+                if profile.events:
+                    found = readable if profile.events in READABLE else others
+                    found[key.decode().removeprefix(profile_key(""))] = profile
+            if not cursor or len(readable) >= count:
+                break
+    return [*sorted(readable.items()), *sorted(others.items())][:count]
 
 
 def write_profiles(client: Client, profiles: Iterable[tuple[str, Mapping[str, Any]]]) -> int:

@@ -3,6 +3,7 @@
 #
 # Needs Debian 12 (or alike) with Python 3.11. As root, or with sudo, it installs missing packages through apt;
 # otherwise it names the exact package and stops. Idempotent: a second run with unchanged locks does nothing.
+# `infra/setup.sh test` installs what only the tests need as well: a browser.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -26,6 +27,7 @@ command -v python3.11 >/dev/null && python3.11 -c 'import ensurepip' 2>/dev/null
 command -v setpriv >/dev/null || missing+=(util-linux)
 command -v git >/dev/null || missing+=(git)
 grep -q 'libgomp\.so\.1 ' <(/sbin/ldconfig -p) || missing+=(libgomp1) # LightGBM's threads
+[ "${1:-}" != test ] || command -v chromium >/dev/null || missing+=(chromium)
 [ "${#missing[@]}" = 0 ] || install_packages "${missing[@]}"
 
 [ -x .venv-tools/bin/uv ] || { say "installing uv"; python3.11 -m venv .venv-tools && .venv-tools/bin/pip install -q uv; }

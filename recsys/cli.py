@@ -60,9 +60,12 @@ def up(as_json: AsJson = False) -> None:
     """
     from recsys import local
 
+    settings = configuration.load()
     with errors.status("starting") as status:
-        services = local.up(configuration.load(), lambda line: status.update(line))
+        services = local.up(settings, lambda line: status.update(line))
     _show_services(services, as_json)
+    if settings.demo_url and not as_json:
+        console.print(f"\nA shop to look at: {settings.demo_url}", soft_wrap=True)
 
 
 @app.command()

@@ -22,6 +22,7 @@ Role = Literal["retrieval", "ranking"]
 Colour = Literal["blue", "green"]
 ROLES: tuple[Role, ...] = ("retrieval", "ranking")
 COLOURS: tuple[Colour, ...] = ("blue", "green")
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 Origin = Annotated[str, Field(pattern=r"^https?://[^/*\s]+$")]  # as browsers send it: no path, no wildcard
 
 # What libraries read from the environment when they are imported, and offer no other way to say.
@@ -128,6 +129,12 @@ class Api(Group):
         "",
         description="YAML that changes or adds surfaces; empty: <storage root>/config/surfaces.yaml, if there is one",
     )
+    demo: Literal["loopback", "on", "off"] = Field(
+        "loopback",
+        description="the storefront at /demo, which acts under the key in run/demo_key for whoever opens it. loopback: "
+        "only while `network.host` is loopback, for requests to a loopback host; on: wherever the API listens, so put "
+        "what asks people who they are before it; off: never",
+    )
     retrieval_deadline_ms: int = Field(50, gt=0, description="features 20 + retrieval 30")
     ranking_deadline_ms: int = Field(50, gt=0, description="one forward pass over all candidates")
     rerank_deadline_ms: int = Field(10, gt=0, description="rules in numpy")
@@ -230,6 +237,12 @@ class Settings(BaseSettings):
     @property
     def api_url(self) -> str:
         return self.services.api_url or f"http://{self.network.host}:{self.network.api}"
+
+    @property
+    def demo_url(self) -> str:
+        """The storefront; "" where there is none."""
+        shown = self.api.demo == "on" or (self.api.demo == "loopback" and self.network.host in LOOPBACK)
+        return f"{self.api_url}/demo" if shown else ""
 
     @property
     def airflow_url(self) -> str:

@@ -68,6 +68,7 @@ def take(settings: Settings) -> Tour:
         for who in visitors(settings)
     ]
     addresses = {
+        "storefront": settings.demo_url,
         "api_docs": f"{settings.api_url}/docs",
         "airflow": settings.airflow_url,
         "airflow_passwords": f"{settings.storage.root}/run/airflow_passwords.json",
@@ -85,8 +86,9 @@ def show(seen: Tour, console: Console) -> None:
             console.print("[dim]lately: " + escape(" · ".join(visit.visitor.history[-6:][::-1])) + "[/]")
         console.print(table(visit.answer))
     where = seen.addresses
+    console.print(f"\nStorefront {where['storefront'] or 'off (api.demo)'}")
     console.print(
-        f"\nAPI docs   {where['api_docs']}\nAirflow    {where['airflow']}  (user admin; password in "
+        f"API docs   {where['api_docs']}\nAirflow    {where['airflow']}  (user admin; password in "
         f"{where['airflow_passwords']})\nMLflow     {where['mlflow']}\n"
         "\n`recsys recommend --user ID`, `recsys similar --item ID` and `recsys --help` go on from here; "
         "`make stop` stops everything."

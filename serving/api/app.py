@@ -11,6 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from recsys.settings import Settings
 from serving.api import auth, events, explain, middleware, onboarding, parts, problems, recommendations, tokens
+from serving.api.demo import routes as demo
 from serving.api.metrics import Metrics
 from serving.api.problems import Problem
 
@@ -53,6 +54,8 @@ def create(settings: Settings) -> FastAPI:
     app.include_router(events.router)
     app.include_router(onboarding.router)
     app.include_router(explain.router)
+    if settings.demo_url:
+        app.include_router(demo.router)
     _health(app, metrics)
     _describe(app)
     app.add_middleware(middleware.Envelope, metrics=metrics, max_body_bytes=settings.api.max_body_bytes)

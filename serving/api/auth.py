@@ -123,15 +123,20 @@ def requires(scope: str) -> Callable[..., Coroutine[Any, Any, Client]]:
         bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer_key)] = None,
     ) -> Client:
         client = _client(request.app.state, key or "", bearer.credentials if bearer else "")
-        if scope not in client.scopes:
-            held = ", ".join(sorted(client.scopes)) or "none"
-            who = "this token" if client.user_id else f"key {client.name!r}"
-            raise Problem(403, "scope-missing", f"{who} lacks the scope {scope}; it has {held}")
-        kind = "user" if client.user_id else "key"
-        request.scope["quota"] = await request.app.state.parts.limits.take(f"{kind}:{client.name}", client.rate)
+        await admit(request, client, scope)
         return client
 
     return check
+
+
+async def admit(request: Request, client: Client, scope: str) -> None:
+    """Let a known client through. Raises Problem 403 if the scope is missing, 429 if the rate is used up."""
+    if scope not in client.scopes:
+        held = ", ".join(sorted(client.scopes)) or "none"
+        who = "this token" if client.user_id else f"key {client.name!r}"
+        raise Problem(403, "scope-missing", f"{who} lacks the scope {scope}; it has {held}")
+    kind = "user" if client.user_id else "key"
+    request.scope["quota"] = await request.app.state.parts.limits.take(f"{kind}:{client.name}", client.rate)
 
 
 may_read, may_write = requires(READ), requires(WRITE)

@@ -158,7 +158,11 @@ async def receive(request: Request, client: Annotated[Client, Depends(auth.may_w
     taken. `event_time` needs a time zone and may be at most five minutes in the future.
     """
     receiver: Receiver = request.app.state.parts.receiver
-    found = _events(await request.body(), receiver.settings, client)
-    received = datetime.fromtimestamp(time.time(), UTC).isoformat().replace("+00:00", "Z")
-    receipt = await receiver.take([_line(event, received) for event in found])
+    receipt = await take(_events(await request.body(), receiver.settings, client), receiver)
     return Response(orjson.dumps(receipt.model_dump()), 202, media_type="application/json")
+
+
+async def take(found: Sequence[BaseModel], receiver: Receiver) -> Receipt:
+    """Bring checked events to the disk, received now; raises what `Receiver.take` raises."""
+    received = datetime.fromtimestamp(time.time(), UTC).isoformat().replace("+00:00", "Z")
+    return await receiver.take([_line(event, received) for event in found])

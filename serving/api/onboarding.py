@@ -43,14 +43,18 @@ async def prefer(
     """
     if not client.may_name(user_id):
         raise auth.other_user("user_id")
-    parts: Parts = request.app.state.parts
+    await keep(user_id, preferences, request.app.state.parts)
+    return preferences
+
+
+async def keep(user_id: str, preferences: Preferences, parts: Parts) -> None:
+    """Check and keep an answer. Raises Problem: 404 for an unknown category, 503 while the online store is away."""
     _check(preferences, parts.watcher.current)
     try:
         await shoppers.state(parts.store, user_id, preferences.categories)
     except Retryable as error:
         detail = "the preferences were not taken: the online store does not answer; send them again"
         raise Problem(503, "preferences-not-taken", detail, retry_after=RETRY_AFTER) from error
-    return preferences
 
 
 def _check(preferences: Preferences, live: LiveRelease | None) -> None:

@@ -52,11 +52,16 @@ async def recommendations(
     While any rung of the ladder stands, the answer is 200; `rung` and `degraded` say how it came about. The
     `Server-Timing` header has the milliseconds of each stage.
     """
-    parts: Parts = request.app.state.parts
     trace = Trace(request.scope["request_id"], due)
     request.scope["trace"] = trace
+    body = await page(ask, x_last_item, request.app.state.parts, trace)
+    return Response(orjson.dumps(body), media_type="application/json")
+
+
+async def page(ask: Ask, last_item: str, parts: Parts, trace: Trace) -> dict[str, object]:
+    """The body of a response, a `contract.Page`; raises Problem for a request that cannot be answered."""
     _check_count(ask, parts)
-    live = _live(parts)
+    live = live_of(parts)
     surface = _surface(ask, parts)
     _check(ask, surface, live)
     cursor = parts.pages.read(ask)
@@ -66,7 +71,7 @@ async def recommendations(
             trace.notes.append("the ranking of the first page is lost; this page was made anew and may repeat items")
         # A page that is made anew is in the experiments that were on at its first page.
         now = datetime.fromtimestamp(cursor.issued if cursor else time.time(), UTC)
-        live, slate, dossier = await _slate(ask, surface, x_last_item, live, now, parts, trace)
+        live, slate, dossier = await _slate(ask, surface, last_item, live, now, parts, trace)
         kept = Kept(live.release_id, trace.request_id, slate, trace.exposures)
         parts.dossiers.put(trace.request_id, dossier.pack())
     else:
@@ -75,7 +80,7 @@ async def recommendations(
         parts.dossiers.put(trace.request_id, explain.reference(kept.request_id))
     if kept.release_id != live.release_id:
         trace.notes.append(f"this page comes from the earlier release {kept.release_id}")
-    return _respond(ask, x_last_item, live, parts, trace, cursor, kept)
+    return _respond(ask, last_item, live, parts, trace, cursor, kept)
 
 
 def _check_count(ask: Ask, parts: Parts) -> None:
@@ -84,7 +89,8 @@ def _check_count(ask: Ask, parts: Parts) -> None:
         raise Problem(422, "count-too-large", f"count must be in 1..{limit}, got {ask.count}; use the cursor for more")
 
 
-def _live(parts: Parts) -> LiveRelease:
+def live_of(parts: Parts) -> LiveRelease:
+    """What serves. Raises Problem 503 before the first release."""
     if parts.watcher.current is None:
         detail = "no release is live yet; run the daily pipeline (`make run`, or `recsys run daily`)"
         raise Problem(503, "no-release", detail, retry_after=RETRY_AFTER)
@@ -145,10 +151,10 @@ async def _slate(
 
 def _respond(
     ask: Ask, last_item: str, live: LiveRelease, parts: Parts, trace: Trace, cursor: Cursor | None, kept: Kept
-) -> Response:
+) -> dict[str, object]:
     first = cursor.offset if cursor else 0
     shown = kept.slate.items[first : first + ask.count]
-    body = {
+    body: dict[str, object] = {
         "items": _items(shown, live),
         "cursor": _next(ask, parts, cursor, kept, first + ask.count, trace),
         "request_id": trace.request_id,
@@ -163,26 +169,28 @@ def _respond(
     parts.explorer.shown([item.item_id for item in shown if item.policy], ask.user_id or ask.session_id)
     parts.decisions.write(ask, last_item, kept.release_id, kept.slate.rung, shown, first, trace)
     _count(ask, kept, shown, parts, trace)
-    return Response(orjson.dumps(body), media_type="application/json")
+    return body
 
 
 def _items(shown: list[Shown], live: LiveRelease) -> list[dict[str, object]]:
     """The items of a page. One that a newer release has dropped meanwhile is left out."""
     found = [(item, row) for item in shown if (row := live.catalogue.row_of.get(item.item_id)) is not None]
     return [
-        {
-            "item_id": item.item_id,
-            "title": live.titles[row],
-            "category": live.category(row),
-            "price": None if math.isnan(price := float(live.prices[row])) else price,
-            "currency": live.currencies[row],
-            "score": item.score,
-            "reason": item.reason,
-            "source": item.source,
-            "sources": item.sources,
-        }
+        described(row, live)
+        | {"score": item.score, "reason": item.reason, "source": item.source, "sources": item.sources}
         for item, row in found
     ]
+
+
+def described(row: int, live: LiveRelease) -> dict[str, object]:
+    """What the catalogue says of one item."""
+    return {
+        "item_id": str(live.catalogue.ids[row]),
+        "title": live.titles[row],
+        "category": live.category(row),
+        "price": None if math.isnan(price := float(live.prices[row])) else price,
+        "currency": live.currencies[row],
+    }
 
 
 def _next(ask: Ask, parts: Parts, cursor: Cursor | None, kept: Kept, offset: int, trace: Trace) -> str | None:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from feature_repo.events import EventType
 from feature_repo.shoppers import Shopper
 from recsys.inference import Deed, RetrievalRequest
 from serving.api.calls import Calls
@@ -77,13 +76,7 @@ class Visit:
             case About.LAST_ITEM:
                 found = (self.last_item,)
             case About.CART:
-                found = tuple(self.ask.cart) or self._cart()
+                found = tuple(self.ask.cart) or self.shopper.cart
             case _:
                 found = ()
         return tuple(item for item in found if item in self.live.catalogue.row_of)
-
-    def _cart(self) -> tuple[str, ...]:
-        """What was put in the cart lately and not bought since, newest first."""
-        bought = {deed.item_id for deed in self.recent if deed.event == EventType.PURCHASE}
-        carted = [deed.item_id for deed in reversed(self.recent) if deed.event == EventType.ADD_TO_CART]
-        return tuple(dict.fromkeys(item for item in carted if item not in bought))

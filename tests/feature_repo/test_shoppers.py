@@ -82,3 +82,19 @@ async def test_what_a_shopper_states_stands_before_the_profile(
     assert (await shoppers.read(client, "ann", "", AS_OF)).preferences == ("Toys",)
     await shoppers.state(client, "ann", ["Garden", "Köln > Ehrenfeld"])
     assert (await shoppers.read(client, "ann", "", AS_OF)).preferences == ("Garden", "Köln > Ehrenfeld")
+
+
+def test_what_was_bought_is_in_the_cart_no_more_until_it_is_put_there_again() -> None:
+    deeds = [Deed(1, "add_to_cart", "mug"), Deed(2, "add_to_cart", "cup"), Deed(3, "purchase", "mug")]
+    assert Shopper(recent=tuple(deeds)).cart == ("cup",)
+    assert Shopper(recent=tuple(deeds)).bought == {"mug"}
+    assert Shopper(recent=(*deeds, Deed(4, "add_to_cart", "mug"))).cart == ("mug", "cup")  # newest first
+
+
+async def test_some_users_are_those_of_readable_history_before_others(
+    writer: online.Client, client: online.AsyncClient
+) -> None:
+    events = {"zoe": 20, "ann": 7, "bob": 3, "eve": 0, "max": 5_000}
+    shoppers.write_profiles(writer, [(name, {"events": count}) for name, count in events.items()])
+    assert [name for name, _ in await shoppers.some(client, 3)] == ["ann", "zoe", "bob"]
+    assert [name for name, _ in await shoppers.some(client, 9)] == ["ann", "zoe", "bob", "max"]

@@ -42,7 +42,9 @@ def test_up_answers_with_the_services(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "up", lambda settings, progress: [REDIS])
     [service] = answer("up")
     assert (service["name"], service["pid"], service["healthy"]) == ("redis", 41, True)
-    assert "redis://127.0.0.1:8103/0" in recsys("up").stdout
+    told = recsys("up").stdout
+    assert "redis://127.0.0.1:8103/0" in told
+    assert "http://127.0.0.1:8100/demo" in told
 
 
 def test_status_says_by_its_exit_code_that_something_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,6 +148,7 @@ def test_the_tour_answers_with_visitors_pages_and_addresses(root: Path) -> None:
     assert known["visitor"]["history"][-1].startswith("purchase Item")
     assert known["answer"]["asked"] == known["visitor"]["query"] | {"surface": "home", "count": tour.SHOWN}
     assert known["answer"]["items"][0]["title"] == "A mug [blue]"
+    assert seen["addresses"]["storefront"].endswith("/demo")
     assert seen["addresses"]["api_docs"].endswith("/docs")
     assert seen["addresses"]["airflow_passwords"] == str(root / "run" / "airflow_passwords.json")
 
@@ -155,6 +158,7 @@ def test_the_tour_shows_a_person_the_same() -> None:
     text = recsys("tour").stdout
     assert text.count("A mug [blue]") == 3
     assert "Home page of an anonymous session" in text
+    assert "/demo" in text
     assert "/docs" in text
 
 

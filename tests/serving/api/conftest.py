@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,12 +31,12 @@ AS_OF = "2024-03-01T00:00:00+00:00"
 TOPS = ("Toys", "Home", "Garden", "Books")
 
 
-def items(count: int = 60) -> pa.Table:
+def items(count: int = 60, titles: Mapping[int, str] | None = None) -> pa.Table:
     """i0, i1, …: the general categories in turn, two special ones in each; i1 is sold out, i2 is for Norway only."""
     rows = [
         {
             "item_id": f"i{n}",
-            "title": f"Thing {n}",
+            "title": (titles or {}).get(n, f"Thing {n}"),
             "description": None,
             "category": f"{TOPS[n % 4]} > {'big' if n % 8 < 4 else 'small'}",
             "tags": [],
@@ -79,11 +79,18 @@ ONLINE = {
 }
 
 
-def publish(settings: Settings, name: str = "r1", *, meta: dict[str, Any] | None = None, count: int = 60) -> Release:
+def publish(
+    settings: Settings,
+    name: str = "r1",
+    *,
+    meta: dict[str, Any] | None = None,
+    count: int = 60,
+    titles: Mapping[int, str] | None = None,
+) -> Release:
     """Make a release live, as a deployment would."""
     root = Path(settings.storage.root)
     with artifact.draft(root / "models", kind="catalogue", run=name, as_of=AS_OF) as draft:
-        catalogue.write(draft.path, items(count), POPULAR)
+        catalogue.write(draft.path, items(count, titles), POPULAR)
         draft.meta |= meta or {}
     towers = Reference("towers-1", "models/towers", "")  # nobody opens them here
     parents = {"retrieval": towers.version}

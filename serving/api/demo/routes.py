@@ -1,0 +1,261 @@
+"""The pages of the storefront, and what can be done on them."""
+
+import secrets
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import quote, urlencode, urlunsplit
+
+from fastapi import APIRouter, Depends, Form, Request, Response
+from fastapi.responses import FileResponse, RedirectResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from feature_repo import shoppers
+from feature_repo.events import EventType, top_category
+from feature_repo.shoppers import Shopper
+from recsys.errors import Retryable
+from serving.api import events, onboarding, recommendations
+from serving.api.contract import Id
+from serving.api.demo import access, shelves, view, visitor
+from serving.api.demo.visitor import Current, Visitor
+from serving.api.live import LiveRelease
+from serving.api.parts import Parts
+from serving.api.problems import Problem
+
+router = APIRouter(prefix="/demo", route_class=access.Route, include_in_schema=False)
+reads, writes = Depends(access.read), Depends(access.write)
+
+ASSETS = Path(__file__).with_name("assets")
+EXAMPLES = 6  # known users to choose from
+ASKED = 20  # categories in the survey, as many as one may state
+LATELY = 8  # items of the history that a page names
+SAID: Mapping[str, str] = {EventType.ADD_TO_CART: "{} is in your cart.", EventType.PURCHASE: "You bought {}."}
+BACK = {"front": "/demo", "product": "/demo/product", "cart": "/demo/cart"}
+
+
+class Deed(BaseModel):
+    """What a visitor did, as a form sends it: to which items, shown where, and the page to go on with."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    event: Literal[EventType.CLICK, EventType.ADD_TO_CART, EventType.PURCHASE]
+    item_id: list[Id] = Field(min_length=1, max_length=100)
+    surface: Id | None = None
+    position: int | None = Field(None, ge=0, le=1000)
+    request_id: Id | None = None
+    back: Literal["front", "product", "cart"] = "front"
+    about: Id = ""  # the product whose page to go back to
+
+
+@router.get("/assets/{name}")
+async def asset(name: Literal["demo.css", "demo.js", "icon.svg"]) -> Response:
+    """The files of the pages; a browser asks each time whether they have changed."""
+    return FileResponse(ASSETS / name, headers={"Cache-Control": "no-cache"})
+
+
+@router.get("", dependencies=[reads])
+async def front(request: Request, who: Current, category: Id = "", notice: Id = "", done: Id = "") -> Response:
+    """The shelves of all surfaces."""
+    live, shopper = _live(request), await _shopper(request, who)
+    departments = shelves.departments(live)
+    known = shopper or Shopper()
+    liked = [*known.preferences, *known.profile.favourites, *departments]
+    chosen = category or next((name for name in liked if name in live.known), "")
+    found = await shelves.front(request, who, known, chosen, live)
+    return await _page(
+        "front.html",
+        request,
+        who,
+        shopper,
+        notice=_notice(notice, done, live),
+        shelves=found,
+        waiting=shelves.waiting(request, found),
+        categories=list(dict.fromkeys([chosen, *departments]))[: ASKED + 1],
+        category=chosen,
+    )
+
+
+@router.get("/product", dependencies=[reads])
+async def product(request: Request, who: Current, item_id: Id, notice: Id = "", done: Id = "") -> Response:
+    """One item, and what is shown beside it."""
+    live = _live(request)
+    _check([item_id], live)
+    return await _page(
+        "product.html",
+        request,
+        who,
+        await _shopper(request, who),
+        notice=_notice(notice, done, live),
+        product=recommendations.described(live.catalogue.row_of[item_id], live),
+        shelves=await shelves.beside(request, who, item_id, live),
+    )
+
+
+@router.get("/cart", dependencies=[reads])
+async def cart(request: Request, who: Current, notice: Id = "", done: Id = "") -> Response:
+    """What is in the cart, and what goes with it."""
+    live, shopper = _live(request), await _shopper(request, who)
+    held = shopper.cart if shopper else ()
+    rows = [row for item in held if (row := live.catalogue.row_of.get(item)) is not None]
+    items = [recommendations.described(row, live) for row in rows]
+    return await _page(
+        "cart.html",
+        request,
+        who,
+        shopper,
+        notice=_notice(notice, done, live),
+        items=items,
+        total=_total(items),
+        shelves=await shelves.basket(request, who, held),
+    )
+
+
+def _total(items: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """What all cost together; None where a price is unknown or the currencies differ."""
+    currencies, prices = {item["currency"] for item in items}, [item["price"] for item in items]
+    if len(currencies) != 1 or None in prices:
+        return None
+    return {"price": sum(prices), "currency": currencies.pop()}
+
+
+@router.get("/survey", dependencies=[reads])
+async def survey(request: Request, who: Current) -> Response:
+    """What a shopper may say they like."""
+    shopper, departments = await _shopper(request, who), shelves.departments(_live(request))
+    stated = shopper.preferences if shopper else ()
+    offered = dict.fromkeys([*(name for name in stated if name in departments), *departments])
+    categories = {name: departments[name] for name in list(offered)[:ASKED]}
+    return await _page("survey.html", request, who, shopper, categories=categories, stated=stated)
+
+
+@router.post("/survey", dependencies=[writes])
+async def prefer(
+    request: Request, who: Current, category: Annotated[list[Id], Form(max_length=ASKED, default_factory=list)]
+) -> Response:
+    """Keep the answer to the survey, as PUT /api/v1/users/{user_id}/preferences does."""
+    if not who.user_id:
+        raise Problem(422, "nobody", "the survey is kept under a user id; be a new shopper first")
+    await onboarding.keep(who.user_id, onboarding.Preferences(categories=category), request.app.state.parts)
+    return _go("/demo", notice="survey")
+
+
+@router.get("/visitor", dependencies=[reads])
+async def choose(request: Request, who: Current) -> Response:
+    """Who to be."""
+    parts: Parts = request.app.state.parts
+    try:
+        known = await shoppers.some(parts.store, EXAMPLES)
+    except Retryable:
+        known = []
+    regions = sorted(_live(request).popular.get("region", {}))
+    return await _page("visitor.html", request, who, await _shopper(request, who), known=known, regions=regions)
+
+
+@router.post("/visitor", dependencies=[reads])
+async def be(
+    request: Request,
+    kind: Annotated[Literal["known", "new", "anonymous"], Form()],
+    user_id: Annotated[Id, Form()] = "",
+    region: Annotated[Id, Form()] = "",
+) -> Response:
+    """Begin a new visit as somebody."""
+    match kind:
+        case "known":
+            if not user_id.strip():
+                raise Problem(422, "nobody", "name a user, or be a new one or an anonymous visitor")
+            who, target = Visitor(user_id=user_id.strip()), "/demo"
+        case "new":
+            who, target = Visitor(user_id=f"new-{secrets.token_hex(3)}", region=region), "/demo/survey"
+        case "anonymous":
+            who, target = Visitor(region=region), "/demo"
+    answer = _go(target)
+    _remember(answer, request, who)
+    return answer
+
+
+@router.post("/deed", dependencies=[writes])
+async def act(request: Request, who: Current, deed: Annotated[Deed, Form()]) -> Response:
+    """Send events, as POST /api/v1/events does: on the disk, and known to the next page, before the answer."""
+    live, receiver = _live(request), request.app.state.parts.receiver
+    _check(deed.item_id, live)
+    await events.take([_event(item, deed, who, live) for item in deed.item_id], receiver)
+    if deed.event is EventType.CLICK:
+        return _go("/demo/product", item_id=deed.item_id[0])
+    told = {"notice": deed.event, "done": deed.item_id[0]}
+    of_product = {"item_id": deed.about} if deed.back == "product" else {}
+    return _go(BACK[deed.back], anchor=f"on-{deed.surface}" if deed.surface else "", **told, **of_product)
+
+
+def _check(items: Sequence[str], live: LiveRelease) -> None:
+    unknown = [item for item in items if item not in live.catalogue.row_of]
+    if unknown:
+        raise Problem(404, "unknown-item", f"no item {unknown[0]!r} in release {live.release_id}")
+
+
+def _event(item_id: str, deed: Deed, who: Visitor, live: LiveRelease) -> BaseModel:
+    price = recommendations.described(live.catalogue.row_of[item_id], live)["price"]
+    sold = {} if deed.event is EventType.CLICK else {"value": price, "quantity": 1}
+    shown = deed.model_dump(include={"surface", "position", "request_id"})
+    return events.Event(
+        event_id=f"demo-{secrets.token_hex(12)}",
+        user_id=who.user_id or None,
+        session_id=who.session_id,
+        item_id=item_id,
+        event=deed.event.value,
+        region=who.region or None,
+        event_time=datetime.now(UTC),
+        **shown,
+        **sold,
+    )
+
+
+def _go(path: str, *, anchor: str = "", **query: str) -> RedirectResponse:
+    return RedirectResponse(urlunsplit(("", "", path, urlencode(query), quote(anchor))), 303)
+
+
+def _notice(notice: str, done: str, live: LiveRelease) -> str:
+    """What the page says was done."""
+    if notice == "survey":
+        return "Thank you. The shelves below know what you like."
+    return SAID[notice].format(shelves.title_of(done, live)) if notice in SAID else ""
+
+
+def _live(request: Request) -> LiveRelease:
+    return recommendations.live_of(request.app.state.parts)
+
+
+async def _shopper(request: Request, who: Visitor) -> Shopper | None:
+    """The visitor as the online store knows them; None while it is away."""
+    live, store = _live(request), request.app.state.parts.store
+    now = live.now(datetime.now(UTC).timestamp())
+    try:
+        return await shoppers.read(store, who.user_id, who.session_id, now)
+    except Retryable:
+        return None
+
+
+async def _page(
+    template: str, request: Request, who: Visitor, shopper: Shopper | None, *, notice: str = "", **context: Any
+) -> Response:
+    live, known = _live(request), shopper or Shopper()
+    hues = {name: place % view.HUES for place, name in enumerate(shelves.departments(live))}
+    answer = view.page(
+        template,
+        who,
+        shopper=shopper,
+        cart=known.cart,
+        bought=known.bought,
+        lately=[shelves.title_of(item, live) for item in known.items[:LATELY]],
+        release=live.release,
+        hue=lambda category: hues.get(top_category(category), 0),
+        notice=notice,
+        **context,
+    )
+    if who != visitor.of(request):
+        _remember(answer, request, who)
+    return answer
+
+
+def _remember(answer: Response, request: Request, who: Visitor) -> None:
+    visitor.remember(answer, who, secure=request.url.scheme == "https")
