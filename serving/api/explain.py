@@ -57,8 +57,23 @@ async def explain(
     They are kept for some minutes (`api.explain_seconds`), and only while the release that made the page is live.
     """
     parts: Parts = request.app.state.parts
+    return await told(request_id, item_id, parts, client)
+
+
+async def told(request_id: str, item_id: str, parts: Parts, client: auth.Client | None = None) -> Explanation:
+    """The answer to the question.
+
+    Args:
+        request_id: of the response.
+        item_id: in question.
+        parts: of the process.
+        client: who asks, if the response may be somebody else's.
+
+    Raises:
+        Problem: 403, 404 or 410 where there is no answer.
+    """
     dossier = await _dossier(request_id, parts)
-    if not client.may_name(dossier.facts.user_id):
+    if client and not client.may_name(dossier.facts.user_id):
         raise auth.other_user("request_id")
     live = parts.watcher.holding(dossier.facts.release_id)
     if live is None:

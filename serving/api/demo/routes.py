@@ -15,7 +15,7 @@ from feature_repo import shoppers
 from feature_repo.events import EventType, top_category
 from feature_repo.shoppers import Shopper
 from recsys.errors import Retryable
-from serving.api import events, onboarding, recommendations
+from serving.api import events, explain, onboarding, recommendations
 from serving.api.contract import Id
 from serving.api.demo import access, shelves, view, visitor
 from serving.api.demo.visitor import Current, Visitor
@@ -90,6 +90,13 @@ async def product(request: Request, who: Current, item_id: Id, notice: Id = "", 
         product=recommendations.described(live.catalogue.row_of[item_id], live),
         shelves=await shelves.beside(request, who, item_id, live),
     )
+
+
+@router.get("/why", dependencies=[reads])
+async def why(request: Request, who: Current, request_id: Id, item_id: Id) -> Response:
+    """Why an item is on a shelf, or why not."""
+    told = await explain.told(request_id, item_id.strip(), request.app.state.parts)
+    return await _page("explained.html", request, who, await _shopper(request, who), told=told, asked=request_id)
 
 
 @router.get("/cart", dependencies=[reads])

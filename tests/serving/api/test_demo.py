@@ -128,7 +128,7 @@ async def test_what_is_shown_stands_in_the_decision_log_under_the_id_on_the_page
     logged = [json.loads(line)["request_id"] for line in segment.read_text().splitlines()]
     shown = re.findall(r'name="request_id" value="(\w+)"', text)
     assert list(dict.fromkeys(shown)) == logged
-    assert len(logged) == 3  # home, trending, category
+    assert len(logged) >= 3  # home, trending, a category, and what else is about the shopper
 
 
 async def test_revoking_the_local_key_closes_it(online_settings: Settings, shop: Any) -> None:
@@ -177,3 +177,15 @@ async def test_without_the_online_store_it_still_shows_a_shop(settings: Settings
         assert answer.text.count('class="card"') >= 24
         for path in ("/demo/cart", "/demo/visitor", "/demo/product?item_id=i5"):
             assert (await client.get(path)).status_code == 200
+
+
+async def test_why_and_why_not_have_a_page(world: Any, demo: httpx.AsyncClient) -> None:
+    page = await world.page(user_id="ann", count=5)
+    shown = await demo.get("/demo/why", params={"request_id": page["request_id"], "item_id": "i4"})
+    assert "Why Thing 4?" in shown.text
+    assert "it is in place 2, page 1" in shown.text
+    known = await demo.get("/demo/why", params={"request_id": page["request_id"], "item_id": " i3 "})
+    assert "Why not Thing 3?" in known.text
+    assert "the shopper knows it already" in known.text
+    lost = await demo.get("/demo/why", params={"request_id": "long-ago", "item_id": "i4"})
+    assert (lost.status_code, "nothing is kept of request" in lost.text) == (404, True)
