@@ -125,7 +125,7 @@ def made(
     relevance[final.origin] = order.relevance
     held = np.full(n, rerank.NOT_HELD, np.int8)
     held[final.origin] = order.made.held
-    query = next((part.query for part in everyone.parts if part.query is not None), np.empty(0, np.float32))
+    query = everyone.query if everyone.query is not None else np.empty(0, np.float32)
     bits = everyone.proposed @ (1 << np.arange(len(everyone.parts), dtype=np.uint32)) if n else np.empty(0)
     policies = {
         str(place): {**slot.policy, "propensity": slot.propensity} for place, slot in enumerate(slate) if slot.policy

@@ -10,35 +10,40 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import redis
 from numpy.typing import NDArray
 
 from feature_repo import arms, online
 from feature_repo.events import POSITIVE, EventType
 from models import bandits
-from models.bandits import Beta, Choice, EpsilonGreedy, Particles, Policy
+from models.bandits import Beta, Choice, EpsilonGreedy, Linear, Particles, Policy, Regression
 from recsys.errors import Retryable
-from serving.api import filters
+from serving.api import contexts, filters
 from serving.api.intake import Line
 from serving.api.live import LiveRelease
 from serving.api.metrics import Metrics
+from serving.api.sources import candidates
 from serving.api.surfaces import Explore
 from serving.api.visit import Visit
 
 log = logging.getLogger(__name__)
 
 VERSION = "1"  # of the constants below; with others it is another policy
-ARMS = 200  # as many as a policy orders in 0.3 ms
+ARMS = 100  # as many as a policy orders in 0.2 ms
 NEWEST = 1_000  # new items that are asked about, the newest first
 HALF_LIFE = 14 * 86_400.0  # seconds in which what is known of an arm loses half its weight
 RATE, TRIALS = 0.02, 100.0  # success rate of all arms before they have told, and how many trials that counts as
+SPREAD = 0.15  # standard deviation of a reward of 0 or 1 at such rates
 REFRESH_SECONDS = 30.0
 EXPLORED = 100  # slots of a slate beyond which nobody explores; few scroll so far
 Rows = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Candidates = candidates.Pool
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +56,8 @@ class Pool:
         owed: item ids among them that have not had their guaranteed exposure.
         edition: digest of the arms and of what is known of them: the same in every process that knows the same.
         posterior: of their success rates.
-        thompson: the policy that is made of it; the other is made on the spot.
+        thompson: the policy that is made of it.
+        linear: the policy that tells shoppers apart; the third is made on the spot.
     """
 
     live: LiveRelease
@@ -60,10 +66,14 @@ class Pool:
     edition: str
     posterior: Beta
     thompson: Particles
+    linear: Linear
 
-    def policy(self, explore: Explore) -> Policy:
+    def policy(self, explore: Explore, features: Floats) -> Policy:
+        """The policy of a surface, for a request whose arms have these features, see `contexts.of`."""
         if explore.policy == "thompson":
             return self.thompson
+        if explore.policy == "linear":
+            return self.linear.on(features)
         return EpsilonGreedy(self.posterior.mean, explore.epsilon, f"{VERSION}-{explore.epsilon:g}", self.edition)
 
 
@@ -76,12 +86,14 @@ class Slot:
         row: of the catalogue.
         propensity: how likely this place was to show this item, given those before it.
         policy: name, version and edition of the policy that chose the arm; empty where the order alone did.
+        context: what a linear policy knows of the shopper and the arm.
     """
 
     position: int
     row: int
     propensity: float = 1.0
     policy: Mapping[str, str] = field(default_factory=dict)
+    context: Sequence[float] = ()
 
 
 class Explorer:
@@ -101,11 +113,12 @@ class Explorer:
             )
             rows = _arms(live, owed)
             known = await arms.run_async(self._store, arms.counts(live.catalogue.ids[rows].tolist(), time.time()))
+            learnt = await arms.run_async(self._store, arms.statistics(contexts.NAME, time.time()))
         except Retryable as error:
             self._metrics.falls.labels("arms", "down").inc()
             log.warning("exploration goes on with what it knew: %s", error)
             return
-        self._pool = await asyncio.to_thread(_pool, live, rows, frozenset(owed), known)
+        self._pool = await asyncio.to_thread(_pool, live, rows, frozenset(owed), known, learnt)
 
     async def watch(self, current: Callable[[], LiveRelease | None]) -> None:
         """Follow what is learnt, for ever."""
@@ -117,7 +130,7 @@ class Explorer:
             except Exception:  # the edge of a background task: it must not end while the process serves
                 log.exception("the arms could not be looked at")
 
-    def mixed(self, order: Sequence[int], rows: Rows, visit: Visit, length: int) -> list[Slot]:
+    def mixed(self, order: Sequence[int], found: Candidates, visit: Visit, length: int) -> list[Slot]:
         """A slate: the order with arms in the exploration slots of its first pages.
 
         Arms are items that the slate does not show anyway and that break no rule where they stand, so what the order
@@ -125,36 +138,48 @@ class Explorer:
 
         Args:
             order: positions into the pool of the request, best first.
-            rows: [n] catalogue rows of that pool.
+            found: that pool.
             visit: the request.
             length: of the slate.
         """
         explore, pool, page = visit.surface.explore, self._pool, visit.ask.count
         slate: list[Slot] = []
-        upcoming = [Slot(position, int(rows[position])) for position in order]
+        upcoming = [Slot(position, int(found.rows[position])) for position in order]
         if explore is None or pool is None or pool.live is not visit.live:
             return upcoming[:length]
         share = bandits.rate(visit.shopper.interactions, explore.share, explore.newcomer)
         places = bandits.slots(page, share)
         allowed = _allowed(pool, upcoming, visit)
+        features = contexts.of(visit, pool.rows, found.query)
+        policy = pool.policy(explore, features)
         while upcoming and len(slate) < length:
             if len(places) and allowed.any() and len(slate) < EXPLORED:
                 fits = allowed & _fitting(pool, slate, upcoming, places, visit)
                 request = f"{visit.trace.request_id}/{len(slate) // page}"
-                chosen = pool.policy(explore).choose(request, fits, len(places)) if fits.any() else None
+                chosen = policy.choose(request, fits, len(places)) if fits.any() else None
                 if chosen is not None:
                     allowed[chosen.rows] = False
-                    slate.extend(_page(upcoming, chosen, places, page, pool))
+                    slate.extend(_page(upcoming, chosen, places, page, pool, features))
                     continue
             slate.extend(upcoming[:page])
             del upcoming[:page]
         return slate[:length]
 
-    def shown(self, item_ids: Sequence[str], visitor: str) -> None:
-        """Count a visitor for the items of a page that are owed exposure; nobody waits for it."""
-        owed = [item for item in item_ids if self._pool and item in self._pool.owed]
+    def shown(self, request_id: str, explored: Mapping[str, Sequence[float]], visitor: str) -> None:
+        """Count a visitor for the items of a page that are owed exposure, and keep what their outcomes will teach
+        with; nobody waits for it.
+
+        Args:
+            request_id: that events of the page will name.
+            explored: context by item id of the page's exploration slots.
+            visitor: user or session; "" is not counted.
+        """
+        if not explored:
+            return
+        self._later(self._store.set(contexts.key(request_id), contexts.encode(explored), ex=contexts.SECONDS))
+        owed = [item for item in explored if self._pool and item in self._pool.owed]
         if owed and visitor:
-            self._later(arms.expose(owed, visitor, self._guarantee))
+            self._later(arms.run_async(self._store, arms.expose(owed, visitor, self._guarantee)))
 
     def learn(self, lines: Sequence[Line]) -> None:
         """Count new events that name the response they came from: an impression is a trial of its item, what a shopper
@@ -172,22 +197,40 @@ class Explorer:
             batch = hashlib.blake2b("\n".join(line.event_id for line in lines).encode(), digest_size=16).hexdigest()
             pairs = {item: (trials, won) for item, (trials, won) in seen.items()}
             newest = max(0.0, *(line.sent["event_time"] for line in lines))
-            self._later(arms.add_counts(batch, pairs, newest, HALF_LIFE))
+            self._later(arms.run_async(self._store, arms.add_counts(batch, pairs, newest, HALF_LIFE)))
+            self._later(self._teach(batch, lines, newest))
 
     async def flush(self) -> None:
         """Wait for the counts that are under way."""
         await asyncio.gather(*self._tasks)
 
-    def _later(self, call: arms.Call[Any]) -> None:
+    async def _teach(self, batch: str, lines: Sequence[Line], at: float) -> None:
+        """Add the outcomes of exploration slots to what the linear policy knows: an impression is a row of features,
+        and what the shopper did with the item its reward."""
+        told = [line.sent for line in lines if line.sent.get("request_id")]
+        requests = list(dict.fromkeys(sent["request_id"] for sent in told))
+        values = await self._store.mget([contexts.key(request) for request in requests])
+        known = {request: contexts.decode(value) for request, value in zip(requests, values, strict=True)}
+        outcomes = [(known[sent["request_id"]].get(sent["item_id"]), sent["event"]) for sent in told]
+        tried = [row for row, event in outcomes if row and event == EventType.IMPRESSION]
+        liked = [row for row, event in outcomes if row and event in POSITIVE]
+        if tried or liked:
+            width = len(contexts.FEATURES)
+            trials, wins = (np.array(rows, np.float64).reshape(-1, width) for rows in (tried, liked))
+            gram, moment = trials.T @ trials, wins.sum(axis=0)
+            added = arms.add_statistics(contexts.NAME, batch, gram, moment, at, HALF_LIFE)
+            await arms.run_async(self._store, added)
+
+    def _later(self, call: Awaitable[Any]) -> None:
         """Make a call beside the requests; one that fails is counted."""
         task = asyncio.create_task(self._made(call))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _made(self, call: arms.Call[Any]) -> None:
+    async def _made(self, call: Awaitable[Any]) -> None:
         try:
-            await arms.run_async(self._store, call)
-        except Retryable:
+            await call
+        except (Retryable, redis.RedisError, OSError):
             self._metrics.falls.labels("arms", "down").inc()
 
 
@@ -201,7 +244,9 @@ def _arms(live: LiveRelease, owed: Mapping[str, int]) -> Rows:
     return there[:ARMS]
 
 
-def _pool(live: LiveRelease, rows: Rows, owed: frozenset[str], known: arms.Counts) -> Pool:
+def _pool(
+    live: LiveRelease, rows: Rows, owed: frozenset[str], known: arms.Counts, learnt: arms.Statistics | None
+) -> Pool:
     trials, won = float((known.successes + known.failures).sum()), float(known.successes.sum())
     overall = (won + RATE * TRIALS) / (trials + TRIALS)
     clicks, views = live.brand_record
@@ -210,8 +255,14 @@ def _pool(live: LiveRelease, rows: Rows, owed: frozenset[str], known: arms.Count
     digest = hashlib.blake2b(digest_size=8)
     for part in (live.release_id.encode(), rows.tobytes(), posterior.alpha.tobytes(), posterior.beta.tobytes()):
         digest.update(part)
+    width = len(contexts.FEATURES)
+    regression = Regression(np.zeros((width, width)), np.zeros(width))
+    if learnt is not None:
+        regression = Regression(learnt.gram, learnt.moment).decayed(learnt.age, HALF_LIFE)
+    digest.update(regression.gram.tobytes() + regression.moment.tobytes())
     edition = digest.hexdigest()
-    return Pool(live, rows, owed, edition, posterior, bandits.thompson(posterior, VERSION, edition))
+    linear = bandits.linear(regression, SPREAD, f"{VERSION}-{contexts.NAME}", edition)
+    return Pool(live, rows, owed, edition, posterior, bandits.thompson(posterior, VERSION, edition), linear)
 
 
 def _allowed(pool: Pool, upcoming: Sequence[Slot], visit: Visit) -> NDArray[np.bool_]:
@@ -251,11 +302,13 @@ def _fitting(
     return fits
 
 
-def _page(upcoming: list[Slot], chosen: Choice, places: Rows, page: int, pool: Pool) -> list[Slot]:
+def _page(upcoming: list[Slot], chosen: Choice, places: Rows, page: int, pool: Pool, features: Floats) -> list[Slot]:
     """The next page: the arms in their places, the order in the others, which it takes out of `upcoming`."""
     policy = {"name": chosen.policy, "version": chosen.version, "edition": chosen.edition}
     found = zip(places.tolist(), chosen.rows.tolist(), chosen.propensities.tolist(), strict=False)
-    explored = {place: Slot(-1, int(pool.rows[arm]), chance, policy) for place, arm, chance in found}
+    explored = {
+        place: Slot(-1, int(pool.rows[arm]), chance, policy, features[arm].tolist()) for place, arm, chance in found
+    }
     slots = []
     for place in range(page):
         if place in explored:

@@ -44,6 +44,7 @@ class Shown(NamedTuple):
         score: of the stage that ordered it; 0 for an item that explores.
         propensity: how likely its place was to show it, given the places before.
         policy: name, version and edition of the policy that explored with it; empty where the order placed it.
+        context: what its outcome will teach with, see `serving.api.contexts`; empty where the order placed it.
     """
 
     item_id: str
@@ -53,6 +54,7 @@ class Shown(NamedTuple):
     reason: str
     propensity: float
     policy: Mapping[str, str]
+    context: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class Funnel:
         with trace.timed("rerank"):
             length = self._settings.api.slate
             order = ordering.ordered(pool, len(answer.scores) if answer else 0, visit, length)
-            slots = self._explorer.mixed(order.made.order.tolist(), pool.rows, visit, length)
+            slots = self._explorer.mixed(order.made.order.tolist(), pool, visit, length)
             trace.facts |= {
                 "relaxed": dict(order.made.relaxed),
                 "changed": order.changed | dict(order.made.changed),
@@ -167,4 +169,4 @@ def _placed(slot: Slot, pool: Pool, live: LiveRelease) -> Shown:
 
 def _explored(slot: Slot, live: LiveRelease) -> Shown:
     item_id, reason = str(live.catalogue.ids[slot.row]), reasons.explored(slot.row, live)
-    return Shown(item_id, 0.0, "explore", ["explore"], reason, slot.propensity, slot.policy)
+    return Shown(item_id, 0.0, "explore", ["explore"], reason, slot.propensity, slot.policy, slot.context)

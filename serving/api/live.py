@@ -142,11 +142,26 @@ class LiveRelease:
         return self._paths[1]
 
     @cached_property
+    def top_codes(self) -> Mapping[str, int]:
+        """Code of each most general category."""
+        names = dict.fromkeys(map(top_category, self.category_paths))
+        return {name: code for code, name in enumerate(names)}
+
+    @cached_property
     def tops(self) -> NDArray[np.int32]:
         """[items] code of the most general category."""
-        codes: dict[str, int] = {}
-        of_path = [codes.setdefault(top_category(path), len(codes)) for path in self.category_paths]
+        of_path = [self.top_codes[top_category(path)] for path in self.category_paths]
         return np.asarray(of_path, np.int32)[self.categories]
+
+    @cached_property
+    def popularity_rank(self) -> NDArray[np.float64]:
+        """[items] 0 for the least popular to 1 for the most."""
+        return _ranks(self._statistic("popularity"))
+
+    @cached_property
+    def price_rank(self) -> NDArray[np.float64]:
+        """[items] 0 for the cheapest to 1 for the dearest; 0.5 where the price is unknown."""
+        return _ranks(self.prices)
 
     @cached_property
     def known(self) -> frozenset[str]:
@@ -208,8 +223,16 @@ class LiveRelease:
             self._regional,
         )
         _ = (self.by_popularity, self.as_of, self.known, self.examples, self.brands, self.created, self.newest)
-        _ = (self.seldom_shown, self.brand_record)
+        _ = (self.seldom_shown, self.brand_record, self.popularity_rank, self.price_rank)
         return self
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    known = np.isfinite(values)
+    found = np.full(len(values), 0.5)
+    order = np.argsort(np.argsort(values[known], kind="stable"), kind="stable")
+    found[known] = order / max(int(known.sum()) - 1, 1)
+    return found
 
 
 def load(releases: release.Releases, found: Release) -> LiveRelease:

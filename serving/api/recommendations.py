@@ -166,7 +166,8 @@ def _respond(
         "variants": {met.experiment: met.variant for met in trace.exposures if not met.missed},
         "notes": [*trace.notes, *treatment.notes(trace.exposures)],
     }
-    parts.explorer.shown([item.item_id for item in shown if item.policy], ask.user_id or ask.session_id)
+    explored = {item.item_id: item.context for item in shown if item.policy}
+    parts.explorer.shown(trace.request_id, explored, ask.user_id or ask.session_id)
     parts.decisions.write(ask, last_item, kept.release_id, kept.slate.rung, shown, first, trace)
     _count(ask, kept, shown, parts, trace)
     return body

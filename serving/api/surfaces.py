@@ -103,7 +103,7 @@ class Scores(Part):
 class Explore(Part):
     """Slots that show under-exposed items; see `models.bandits`."""
 
-    policy: Literal["thompson", "epsilon_greedy"]
+    policy: Literal["epsilon_greedy", "thompson", "linear"]
     share: float = Field(0.1, ge=0, le=0.5)
     newcomer: float = Field(0.3, ge=0, le=0.5)
     epsilon: float = Field(0.1, ge=0, le=1)
@@ -113,7 +113,7 @@ class Surface(Part):
     """One surface; the fields are explained at the top of surfaces.yaml."""
 
     about: About
-    phase: Literal[1, 2]
+    phase: Literal[1, 2, 3]
     sources: dict[SourceName, Quota] = Field(min_length=1)
     newcomer: dict[SourceName, Quota] = {}
     backfill: list[SourceName] = []
@@ -135,6 +135,10 @@ class Surface(Part):
         if self.phase == 1 and (asked or self.ranked):
             what = f"the source {asked[0].value}" if asked else "rank: true"
             raise ValueError(f"phase 1 is rules alone, but {what} asks a model; take phase 2, or leave it out")
+        if self.phase == 1 and self.explore:
+            raise ValueError("phase 1 is rules alone; take phase 2 to explore, or leave explore out")
+        if self.phase == 2 and self.explore and self.explore.policy != "epsilon_greedy":
+            raise ValueError(f"explore.policy {self.explore.policy} is of phase 3; phase 2 explores by epsilon_greedy")
         if (total := sum(self.sources.values())) > MAX_CANDIDATES:
             raise ValueError(f"the quotas sum to {total}; at most {MAX_CANDIDATES} candidates can be ranked in time")
         if SourceName.RELATED in self.sources and self.about in (About.SHOPPER, About.CATEGORY):

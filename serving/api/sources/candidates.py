@@ -92,6 +92,11 @@ class Pool:
         """What the pool stands on: the rung of its first candidate."""
         return self.parts[int(self.part[0])].rung if len(self) else Rung.STATIC
 
+    @property
+    def query(self) -> NDArray[np.float32] | None:
+        """[dim] the vector that retrieval searched with; None where no source asked it."""
+        return next((part.query for part in self.parts if part.query is not None), None)
+
     def take(self, positions: NDArray[np.int64]) -> "Pool":
         return replace(
             self,

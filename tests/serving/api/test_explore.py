@@ -5,16 +5,17 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from feature_repo import arms
-from serving.api import explore
+from serving.api import contexts, explore
 
 pytestmark = pytest.mark.services
 HOME = """
 home:
   about: shopper
-  phase: 2
+  phase: 3
   sources: {personal: 20}
   rules: {max_run: 3, max_share: 0.4}
   explore: {policy: %s, share: 0.1, newcomer: 0.2, epsilon: 0.5}
@@ -30,7 +31,7 @@ def explored(page: dict[str, Any]) -> dict[int, str]:
     return {place: item["item_id"] for place, item in enumerate(page["items"]) if item["source"] == "explore"}
 
 
-@pytest.mark.parametrize("policy", ["thompson", "epsilon_greedy"])
+@pytest.mark.parametrize("policy", ["thompson", "epsilon_greedy", "linear"])
 async def test_a_page_has_its_share_of_exploration_and_says_so(world: Any, policy: str) -> None:
     configure(world, policy)
     page = await world.page(user_id="ann", count=10)
@@ -114,13 +115,55 @@ async def test_what_shoppers_do_with_an_item_changes_its_chances(world: Any) -> 
     assert explorer._pool.edition != before.edition
 
 
+async def test_the_linear_policy_learns_who_likes_what(world: Any) -> None:
+    configure(world, "linear")
+    explorer = world.app.state.parts.explorer
+    live = world.app.state.parts.watcher.current
+    page = await world.page(user_id="ann", count=10)
+    await explorer.flush()  # what the outcomes will teach with is kept
+    liked, ignored = explored(page).values()
+    body = {"session_id": "s", "request_id": page["request_id"], "event_time": "2026-01-01T00:00:00Z"}
+    events = [body | {"event_id": f"{item}-seen", "item_id": item, "event": "impression"} for item in (liked, ignored)]
+    events.append(body | {"event_id": "bought", "item_id": liked, "event": "purchase"})
+    events.append(body | {"event_id": "other", "item_id": "i59", "event": "purchase"})  # no arm taught it
+    assert (await world.http.post("/api/v1/events", json={"events": events})).status_code == 202
+    await explorer.flush()
+    learnt = await arms.run_async(world.app.state.parts.store, arms.statistics(contexts.NAME, 1767225600.0))
+    known = contexts.decode(await world.app.state.parts.store.get(contexts.key(page["request_id"])))
+    assert learnt.moment.tolist() == known[liked]  # one reward of one
+    rows = np.array([known[liked], known[ignored]])
+    np.testing.assert_allclose(learnt.gram, rows.T @ rows)
+    assert explorer._pool.linear.weights.shape == (1024, len(contexts.FEATURES))
+    before = explorer._pool.linear.weights.mean(axis=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(explore.time, "time", lambda: 1767225600.0)  # when the events happened
+        await explorer.follow(live)
+    after = explorer._pool.linear.weights.mean(axis=0)
+    assert after @ np.array(known[liked]) > before @ np.array(known[liked])
+
+
+async def test_what_a_policy_knows_of_a_shopper_and_an_arm(world: Any) -> None:
+    configure(world, "linear")
+    page = await world.page(user_id="ann", count=10)
+    await world.app.state.parts.explorer.flush()
+    known = contexts.decode(await world.app.state.parts.store.get(contexts.key(page["request_id"])))
+    vectors = world.app.state.parts.watcher.current.vectors
+    for item_id, row in known.items():
+        number = int(item_id[1:])
+        told = dict(zip(contexts.FEATURES, row, strict=True))
+        assert told["one"] == 1.0
+        assert told["likeness"] == pytest.approx(float(vectors[number] @ vectors[59]), abs=1e-5)
+        assert told["popularity"] == pytest.approx((59 - number) / 59, abs=1e-5)
+        assert told["favourite"] == float(number % 4 == 3)  # ann is busy with Books
+
+
 async def test_a_new_item_is_shown_to_so_many_visitors_and_then_released(world: Any, shop: Any) -> None:
     configure(world)
     explorer = world.app.state.parts.explorer
     explorer._guarantee = 3
     explorer._pool = explorer._pool and _owed(explorer._pool, "i0")
     for visitor in ("a", "b", "b", "c", "d"):
-        explorer.shown(["i0"], visitor)
+        explorer.shown(f"page-{visitor}", {"i0": [0.0] * 6}, visitor)
         await explorer.flush()
     store = world.app.state.parts.store
     assert await arms.run_async(store, arms.under_exposed(["i0", "i9"], 3)) == {"i9": 0}

@@ -107,7 +107,8 @@ async def test_a_changed_cursor_is_refused(world: Any) -> None:
 def test_a_slate_is_read_as_it_was_kept(rows: list[tuple[str, float, str]]) -> None:
     sources = ["personal", "feed"]
     items = [
-        Shown(item_id, score, "personal", sources, reason, 0.5, {"name": "thompson"}) for item_id, score, reason in rows
+        Shown(item_id, score, "personal", sources, reason, 0.5, {"name": "thompson"}, [0.25])
+        for item_id, score, reason in rows
     ]
     kept = Kept("r1", "q1", Slate(Rung.RANKED, items, degraded=True))
     assert Kept.unpack(kept.pack()) == kept

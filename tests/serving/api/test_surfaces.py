@@ -55,6 +55,8 @@ gifts: {about: category, phase: 1, sources: {category: 30}, backfill: [catalogue
         ("home: {about: shopper, phase: 1, sources: {}}", "at least 1 item"),
         ("home: {about: shopper, phase: 1, sources: {personal: 5}}", "the source personal asks a model"),
         ("home: {about: shopper, phase: 1, sources: {popular: 5}, rank: true}", "rank: true asks a model"),
+        ("home: {about: shopper, phase: 1, sources: {popular: 5}, explore: {policy: thompson}}", "take phase 2"),
+        ("home: {about: shopper, phase: 2, sources: {popular: 5}, explore: {policy: linear}}", "linear is of phase 3"),
         ("home: {about: shopper, phase: 2, sources: {related: 5}}", "related needs an item"),
         ("home: {about: shopper, phase: 2, sources: {personal: 3000, popular: 9}}", "sum to 3009; at most 3000"),
         ("home: {about: shopper, phase: 2, sources: {personal: 9}, objectives: {joy: 1}}", "heads are click, cart"),
@@ -80,7 +82,7 @@ async def test_a_change_is_served_without_a_restart_and_a_mistake_changes_nothin
     write(world.settings, "home: {about: shopper, phase: 1, sources: {popular: 50}}")
     page = await world.page(user_id="ann", count=3)
     assert (page["rung"], page["degraded"]) == ("trending", False)
-    write(world.settings, "home: {about: shopper, phase: 3}")
+    write(world.settings, "home: {about: shopper, phase: 4}")
     assert (await world.page(user_id="ann", count=3))["rung"] == "trending"
     assert caplog.text.count("what it said before stays") == 1
     write(world.settings, "late: {about: shopper, phase: 1, sources: {popular: 50}}")
