@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Depends, Path, Request, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, create_model
 
 from feature_repo import arms, changes, online
 from feature_repo import events as schema
@@ -30,6 +30,7 @@ router = APIRouter(prefix="/api/v1", tags=["catalogue"])
 TOPIC = "items"
 RETRY_AFTER = 1
 Text = Annotated[str, Field(max_length=500)]
+Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
 Texts = Annotated[list[Text], Field(max_length=100)]
 TYPES: Mapping[schema.Type, Any] = {
     "string": Text,
@@ -38,9 +39,11 @@ TYPES: Mapping[schema.Type, Any] = {
     "timestamp": AwareDatetime,
     "array<string>": Texts,
 }
-# What is narrower or wider than its type; the quality gate asks for the same of prices.
+# What is narrower or wider than its type; the quality gate asks for the same of titles, categories and prices.
 OWN: Mapping[str, Any] = {
     "item_id": Annotated[Id, Field(min_length=1)],
+    "title": Words,
+    "category": Words,
     "description": Annotated[str, Field(max_length=10_000)],
     "price": Annotated[float, Field(gt=0, allow_inf_nan=False)],
 }
@@ -60,12 +63,10 @@ def _model() -> type[BaseModel]:
     fields: dict[str, Any] = {}
     for column in schema.ITEMS.columns:
         type_ = OWN.get(column.name, TYPES[column.type])
-        if not column.required:
-            fields[column.name] = (type_ | None, Field(None, description=column.doc))
-        elif column.type == "string":
-            fields[column.name] = (Annotated[type_, Field(pattern=r"\S")], Field(description=column.doc))
-        else:
+        if column.required:
             fields[column.name] = (type_, Field(description=column.doc))
+        else:
+            fields[column.name] = (type_ | None, Field(None, description=column.doc))
     config = ConfigDict(extra="forbid", frozen=True, strict=True, json_schema_extra={"example": EXAMPLE})
     return create_model("Item", __config__=config, __doc__="One item of the catalogue, whole.", **fields)
 
