@@ -91,7 +91,7 @@ def _describe(app: FastAPI) -> None:
     """Add models to the OpenAPI document that no route declares: the problem, which has a media type of its own, and
     the events and items, whose routes read their bodies themselves, for speed and to name the place of a fault."""
     schemas = app.openapi()["components"]["schemas"]
-    for model in (problems.Details, events.Event, events.Batch, items.Item, items.Items):
+    for model in (problems.Details, events.Event, events.Batch, items.CatalogueItem, items.CatalogueItems):
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         schema.pop("$defs", None)
         schemas[model.__name__] = schema

@@ -68,17 +68,17 @@ def _model() -> type[BaseModel]:
         else:
             fields[column.name] = (type_ | None, Field(None, description=column.doc))
     config = ConfigDict(extra="forbid", frozen=True, strict=True, json_schema_extra={"example": EXAMPLE})
-    return create_model("Item", __config__=config, __doc__="One item of the catalogue, whole.", **fields)
+    return create_model("CatalogueItem", __config__=config, __doc__="One item of the catalogue, whole.", **fields)
 
 
-Item = _model()
+CatalogueItem = _model()
 
 
-class Items(BaseModel):
+class CatalogueItems(BaseModel):
     """Several items, taken whole or not at all."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-    items: list[Item] = Field(min_length=1)  # type: ignore[valid-type]
+    items: list[CatalogueItem] = Field(min_length=1)  # type: ignore[valid-type]
 
 
 class Taken(BaseModel):
@@ -114,7 +114,7 @@ class Taker:
 def _items(body: bytes, settings: Settings) -> dict[str, changes.Item]:
     """The items of a body by id. Raises Problem 400 or 422 that names the place."""
     try:
-        found: Sequence[Any] = Items.model_validate_json(body).items
+        found: Sequence[Any] = CatalogueItems.model_validate_json(body).items
     except ValidationError as error:
         raise problems.invalid(error.errors(include_url=False), where="#") from error
     if len(found) > settings.api.max_batch:
@@ -141,7 +141,7 @@ REQUEST_BODY = {
     "required": True,
     "content": {
         "application/json": {
-            "schema": {"$ref": "#/components/schemas/Items"},
+            "schema": {"$ref": "#/components/schemas/CatalogueItems"},
             "examples": {"one": {"summary": "one item", "value": {"items": [EXAMPLE]}}},
         }
     },

@@ -251,4 +251,4 @@ async def test_it_needs_a_scope_of_its_own(world: Any) -> None:
 
 
 def test_the_model_has_the_columns_of_the_schema() -> None:
-    assert list(items.Item.model_fields) == schema.ITEMS.names
+    assert list(items.CatalogueItem.model_fields) == schema.ITEMS.names

@@ -23,6 +23,9 @@ OPERATIONS = [
     (GenerationMode.NEGATIVE, "GET", "/api/v1/recommendations"),
     (GenerationMode.POSITIVE, "POST", "/api/v1/events"),
     (GenerationMode.NEGATIVE, "POST", "/api/v1/events"),
+    (GenerationMode.POSITIVE, "PUT", "/api/v1/items"),
+    (GenerationMode.NEGATIVE, "PUT", "/api/v1/items"),
+    (GenerationMode.POSITIVE, "DELETE", "/api/v1/items/{item_id}"),
     (GenerationMode.POSITIVE, "GET", "/health/live"),
     (GenerationMode.POSITIVE, "GET", "/health/ready"),
 ]
