@@ -18,26 +18,32 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from feature_repo import arms, online
-from feature_repo.events import ITEMS
+from feature_repo.events import ITEMS, Type
 
 log = logging.getLogger(__name__)
 
 KEPT_SECONDS = 14 * online.SECONDS_PER_DAY
-PAGE = 1_000  # changes per round trip of a reader: some 5 ms of Redis' time
+PAGE = 250  # changes per round trip of a reader: 5 ms, during which requests of the same event loop wait
 MICRO = 1_000_000
 _KEYS = ("{changes}:items", "{changes}:order")
-_SCHEMA = ITEMS.arrow()
+# By hand, because Arrow takes 140 microseconds to judge one row, and an event loop waits for a page of them.
+_IS: Mapping[Type, Callable[[Any], bool]] = {
+    "string": lambda value: isinstance(value, str),
+    "double": lambda value: type(value) in (int, float) and math.isfinite(value),
+    "boolean": lambda value: isinstance(value, bool),
+    "timestamp": lambda value: isinstance(value, str),
+    "array<string>": lambda value: isinstance(value, list) and all(isinstance(text, str) for text in value),
+}
 
 Item = Mapping[str, Any]  # the columns of ITEMS
 
@@ -167,16 +173,14 @@ def checked(raw: Any) -> Item:
     if not isinstance(raw, dict):
         raise ValueError("not a JSON object")
     ITEMS.check_columns(list(raw))
-    if empty := [column.name for column in ITEMS.columns if column.required and raw[column.name] in (None, "")]:
-        raise ValueError(f"{empty[0]} is empty")
-    try:
-        row = dict.fromkeys(ITEMS.names) | raw | {"created_at": datetime.fromisoformat(raw["created_at"])}
-        pa.Table.from_pylist([row], _SCHEMA)
-        if row["price"] is not None and not math.isfinite(row["price"]):
-            raise ValueError(f"price is {row['price']}")
-    except (TypeError, pa.ArrowException) as error:
-        raise ValueError(str(error)) from error
-    return row
+    row = dict.fromkeys(ITEMS.names) | raw
+    for column in ITEMS.columns:
+        value = row[column.name]
+        if column.required and value in (None, ""):
+            raise ValueError(f"{column.name} is empty")
+        if value is not None and not _IS[column.type](value):
+            raise ValueError(f"{column.name} must be {column.type}, got {value!r}")
+    return row | {"created_at": datetime.fromisoformat(raw["created_at"])}
 
 
 def write_vectors(

@@ -79,11 +79,11 @@ class Stock:
         rows, scores = self._shipped(vector, k, left_out)
         if not len(self.new):
             return rows, scores
-        beside = np.arange(len(self.index), len(self.index) + len(self.new))
-        rows = np.concatenate([rows, beside])
-        scores = np.concatenate([scores, self.fresh @ vector[0]])
-        scores[rows == left_out] = -np.inf
-        best = np.lexsort((rows, -scores))[: min(k, len(rows) - (left_out in beside))]
+        beside = self.fresh @ vector[0]
+        near = np.flatnonzero(beside >= (scores[-1] if len(rows) == k else -np.inf))
+        near = near[near + len(self.index) != left_out]
+        rows, scores = np.concatenate([rows, near + len(self.index)]), np.concatenate([scores, beside[near]])
+        best = np.lexsort((rows, -scores))[:k]
         return rows[best], scores[best]
 
     def _shipped(

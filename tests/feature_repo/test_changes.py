@@ -81,9 +81,12 @@ def test_versions_go_on_after_redis_has_lost_everything(store: online.Client) ->
         (b'{"item_id": "bad"}', "missing columns"),
         (changes.encode(MUG | {"colour": "red"}), "unknown columns"),
         (changes.encode(MUG | {"title": ""}), "title is empty"),
-        (changes.encode(MUG | {"price": float("nan")}), "price is nan"),
+        (changes.encode(MUG | {"price": float("nan")}), "price must be double, got nan"),
         (changes.encode(MUG | {"price": "cheap"}), "cheap"),
-        (changes.encode(MUG | {"created_at": 5}), "argument must be str"),
+        (changes.encode(MUG | {"created_at": 5}), "created_at must be timestamp, got 5"),
+        (changes.encode(MUG | {"created_at": "noon"}), "Invalid isoformat"),
+        (changes.encode(MUG | {"tags": ["tea", 5]}), "tags must be array<string>"),
+        (changes.encode(MUG | {"available": 1}), "available must be boolean"),
     ],
 )
 def test_a_corrupt_record_is_logged_and_skipped(

@@ -15,7 +15,7 @@ import pytest
 from feature_repo import changes, online
 from feature_repo import events as schema
 from recsys.settings import Changes, Settings
-from serving.api import auth, items
+from serving.api import auth, followed, items
 
 pytestmark = pytest.mark.services
 NEW = {
@@ -239,10 +239,10 @@ async def test_a_thousand_items_at_once_and_ids_with_slashes(world: Any) -> None
     await until(world, lambda live: not live.shows("n/7") and live.shows("n/8"))
 
 
-async def test_it_needs_a_scope_of_its_own(world: Any) -> None:
+async def test_it_needs_a_scope_of_its_own(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(followed, "RECHECK_SECONDS", 0.0)
     entry = {"name": "shop", "sha256": auth.digest("shop"), "scopes": [auth.READ, auth.WRITE]}
     auth.write_private(auth.keys_file(world.settings), json.dumps({"keys": [entry]}))
-    await asyncio.sleep(1.1)  # the file is read again after a second
     for answer in (
         await world.http.put("/api/v1/items", json={"items": [NEW]}, headers={"X-API-Key": "shop"}),
         await world.http.delete("/api/v1/items/i1", headers={"X-API-Key": "shop"}),
