@@ -82,6 +82,7 @@ def test_versions_go_on_after_redis_has_lost_everything(store: online.Client) ->
         (changes.encode(MUG | {"colour": "red"}), "unknown columns"),
         (changes.encode(MUG | {"title": ""}), "title is empty"),
         (changes.encode(MUG | {"price": float("nan")}), "price must be double, got nan"),
+        (changes.encode(MUG | {"price": float("inf")}), "price must be double, got inf"),
         (changes.encode(MUG | {"price": "cheap"}), "cheap"),
         (changes.encode(MUG | {"created_at": 5}), "created_at must be timestamp, got 5"),
         (changes.encode(MUG | {"created_at": "noon"}), "Invalid isoformat"),
