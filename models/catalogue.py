@@ -6,7 +6,7 @@ feature is fetched per request.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 from numpy.typing import NDArray
+
+from feature_repo.events import ITEMS
 
 Ranked = Sequence[tuple[str, float]]
 
@@ -53,6 +55,33 @@ class Catalogue:
         """Rows of item ids, -1 where an id is unknown."""
         row_of = self.row_of
         return np.fromiter((row_of.get(i, -1) for i in item_ids), np.int64, len(item_ids))
+
+    def changed(self, changes: Mapping[str, Mapping[str, Any] | None]) -> "Catalogue":
+        """The catalogue with other content of some items, each in its row, and with new items behind, in their order.
+
+        New items have no statistics. A deleted one (None) that the catalogue holds is unavailable; one that it does
+        not hold stays out, as does a new one that is unavailable, because a build would leave it out as well.
+
+        Args:
+            changes: by item id, the columns of `feature_repo.events.ITEMS`.
+        """
+        rows = self.rows(list(changes))
+        told = [(row, item) for row, item in zip(rows, changes.values(), strict=True) if row >= 0 or _sold(item)]
+        if not told:
+            return self
+        places = np.array([row for row, _ in told])
+        held = places >= 0
+        before = iter(self.items.take(places[held]).to_pylist())
+        nothing = {name: None if name in ITEMS.names else 0 for name in self.items.column_names}
+        now = [{**(next(before) if row >= 0 else nothing), **(item or {"available": False})} for row, item in told]
+        order = np.concatenate([np.arange(len(self)), len(self) + np.flatnonzero(~held)])
+        order[places[held]] = len(self) + np.flatnonzero(held)
+        every = pa.concat_tables([self.items, pa.Table.from_pylist(now, self.items.schema)])
+        return replace(self, items=every.take(order))
+
+
+def _sold(item: Mapping[str, Any] | None) -> bool:
+    return item is not None and bool(item["available"])
 
 
 def write(folder: Path, items: pa.Table, popular: Mapping[str, Mapping[str, Ranked]]) -> None:

@@ -2,7 +2,8 @@
 
 The batch is the days after the last published one up to D; everything up to D on an empty lake; D alone when it is
 published already. What the API received in those days is merged in from the event bus; segments that are older than
-the bus keeps them are moved into the lake first. Nothing is judged here, and nothing is deduplicated: that is the
+the bus keeps them are moved into the lake first. What the API was told of items stands in place of what the source says
+of them. Nothing is judged here, and nothing is deduplicated: that is the
 quality gate's business; only what is no row of the schema at all stays out, and is counted (and, from the bus, set
 aside).
 
@@ -30,8 +31,9 @@ from pydantic import Field
 from feature_repo.events import EVENTS, ITEMS, USERS, Table
 from pipelines import datasets, sources, stage
 from pipelines.datasets import Lake
-from pipelines.sources import source
+from pipelines.sources import changed, source
 from pipelines.sources.bus import Bus
+from pipelines.sources.changed import Changed
 from pipelines.sources.source import Source
 from recsys import bus
 from recsys.errors import BadData, UsageError
@@ -140,13 +142,16 @@ def main(params: Params, settings: Settings) -> stage.Result:
     lake = datasets.lake(settings)
     root = Path(settings.storage.root).resolve()
     bus.recover(root, "events")
+    bus.recover(root, changed.TOPIC)
     _claim(lake, params.source)
     main_source = sources.open_source(params.source, settings)
     since, until = window(lake, params)
     retired = Bus(root).retire(_midnight(datetime.now(UTC) - timedelta(days=settings.bus.retention_days)))
     aside = datasets.run_folder(settings, params.run) / "ingest" / "refused_bus_lines.jsonl"
     received = Bus(root, aside)
+    told = changed.read(root)
     inputs: list[Source] = [received] if isinstance(main_source, Bus) else [main_source, received]
+    parts_read: list[Source | Changed] = [*inputs, told]
     census = Census()
     with ExitStack() as stack:
 
@@ -160,7 +165,7 @@ def main(params: Params, settings: Settings) -> stage.Result:
             census.add(batch)
         if not events.rows and not isinstance(main_source, Bus):
             raise BadData(_nothing(params, main_source, since))
-        for batch in inputs[0].items(until):
+        for batch in told.over(inputs[0].items(until), until):
             items.write(batch)
         for batch in inputs[0].users(until):
             users.write(batch)
@@ -179,8 +184,9 @@ def main(params: Params, settings: Settings) -> stage.Result:
         "events_without_time": census.timeless,
         "late_bus_events": received.late,
         "retired_segments": retired,
-        "dropped": {reason: n for part in inputs for reason, n in part.dropped.items()},
-        "fingerprint": fingerprint([path for part in inputs for path in part.files()]),
+        "changed_items": len(told),
+        "dropped": {reason: n for part in parts_read for reason, n in part.dropped.items()},
+        "fingerprint": fingerprint([path for part in parts_read for path in part.files()]),
     }
 
 

@@ -11,7 +11,8 @@ Delivery is at least once. A line whose future has resolved is on the disk: it w
 so did the `fsync` of the folder that names it. A line that was not acknowledged may be there or not.
 
 A topic does not grow for ever: its writer deletes closed segments after a while (`Log(retention=…)`), or, where every
-line must reach the pipelines first, the consumer does, by `opened_before` and `delete`.
+line must reach the pipelines first, the consumer does, by `opened_before` and `delete`. One that is kept whole has its
+segments joined, by `join`.
 """
 
 import fcntl
@@ -77,6 +78,21 @@ def opened_before(root: Path, topic: str, moment: datetime) -> list[Path]:
         return []
     with os.scandir(parent) as entries:
         return sorted(parent / e.name for e in entries if e.name < limit and _OURS.fullmatch(e.name))
+
+
+def join(segments: Sequence[Path]) -> None:
+    """Make one closed segment of several, named like the first. A crash in between leaves lines twice."""
+    if len(segments) < 2:
+        return
+    work = segments[0].with_suffix(".joined")
+    with work.open("wb") as stream:
+        for segment in segments:
+            stream.write(segment.read_bytes())
+        stream.flush()
+        os.fsync(stream.fileno())
+    work.rename(segments[0])
+    sync_folder(work.parent)
+    delete(segments[1:])
 
 
 def delete(segments: Iterable[Path]) -> None:

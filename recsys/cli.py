@@ -196,7 +196,7 @@ def similar(
 def token(
     user: Annotated[str, typer.Argument(help="user id that the token speaks for")],
     minutes: Annotated[float, typer.Option(help="how long it is good", min=1)] = 60,
-    scope: Annotated[list[str], typer.Option(help="recommend:read or events:write; repeatable")] = ["recommend:read"],  # noqa: B006
+    scope: Annotated[list[str], typer.Option(help="a scope, such as events:write; repeatable")] = ["recommend:read"],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
     """Sign a token for one user with the secret in RECSYS_API__JWT_SECRET_FILE, to try what a user may do."""

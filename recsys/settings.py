@@ -188,6 +188,17 @@ class Bus(Group):
     )
 
 
+class Changes(Group):
+    """Changes of the catalogue between two releases."""
+
+    poll: float = Field(
+        5,
+        gt=0,
+        description="seconds between two looks at the online store for changed items, in each process that serves; a "
+        "look that finds nothing costs Redis some microseconds",
+    )
+
+
 class Predictors(Group):
     """The model servers of retrieval and ranking."""
 
@@ -220,6 +231,7 @@ class Settings(BaseSettings):
     services: Services = Services()
     api: Api = Api()
     bus: Bus = Bus()
+    changes: Changes = Changes()
     predictors: Predictors = Predictors()
     deploy: Deploy = Deploy()
     airflow_password: SecretStr = Field(

@@ -10,7 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.middleware.cors import CORSMiddleware
 
 from recsys.settings import Settings
-from serving.api import auth, events, explain, middleware, onboarding, parts, problems, recommendations, tokens
+from serving.api import auth, events, explain, items, middleware, onboarding, parts, problems, recommendations, tokens
 from serving.api.demo import routes as demo
 from serving.api.metrics import Metrics
 from serving.api.problems import Problem
@@ -32,10 +32,12 @@ def create(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         made = parts.build(settings, metrics)
         app.state.parts = made
+        await made.changed.poll(made.watcher)
         await made.watcher.refresh()
         await made.watcher.stand()
         background = [
             asyncio.create_task(made.watcher.watch()),
+            asyncio.create_task(made.changed.follow(made.watcher)),
             asyncio.create_task(made.explorer.watch(lambda: made.watcher.current)),
         ]
         try:
@@ -52,6 +54,7 @@ def create(settings: Settings) -> FastAPI:
     problems.install(app)
     app.include_router(recommendations.router)
     app.include_router(events.router)
+    app.include_router(items.router)
     app.include_router(onboarding.router)
     app.include_router(explain.router)
     if settings.demo_url:
@@ -95,9 +98,9 @@ def _health(app: FastAPI, metrics: Metrics) -> None:
 
 def _describe(app: FastAPI) -> None:
     """Add models to the OpenAPI document that no route declares: the problem, which has a media type of its own, and
-    the events, whose route reads its body itself for speed."""
+    the events and items, whose routes read their bodies themselves, for speed and to name the place of a fault."""
     schemas = app.openapi()["components"]["schemas"]
-    for model in (problems.Details, events.Event, events.Batch):
+    for model in (problems.Details, events.Event, events.Batch, items.CatalogueItem, items.CatalogueItems):
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         schema.pop("$defs", None)
         schemas[model.__name__] = schema

@@ -28,8 +28,8 @@ from serving.api.problems import Problem
 
 log = logging.getLogger(__name__)
 
-READ, WRITE = "recommend:read", "events:write"
-SCOPES: Mapping[str, str] = {READ: "read recommendations", WRITE: "send events"}
+READ, WRITE, CATALOGUE = "recommend:read", "events:write", "catalogue:write"
+SCOPES: Mapping[str, str] = {READ: "read recommendations", WRITE: "send events", CATALOGUE: "change items"}
 
 header_key = APIKeyHeader(name="X-API-Key", auto_error=False, description="an API key")
 bearer_key = HTTPBearer(auto_error=False, description="a user's token (JWT), or an API key")
@@ -139,7 +139,7 @@ async def admit(request: Request, client: Client, scope: str) -> None:
     request.scope["quota"] = await request.app.state.parts.limits.take(f"{kind}:{client.name}", client.rate)
 
 
-may_read, may_write = requires(READ), requires(WRITE)
+may_read, may_write, may_change = requires(READ), requires(WRITE), requires(CATALOGUE)
 
 
 async def ask(client: Annotated[Client, Depends(may_read)], query: Annotated[Ask, Query()]) -> Ask:

@@ -145,7 +145,7 @@ class Explorer:
         explore, pool, page = visit.surface.explore, self._pool, visit.ask.count
         slate: list[Slot] = []
         upcoming = [Slot(position, int(found.rows[position])) for position in order]
-        if explore is None or pool is None or pool.live is not visit.live:
+        if explore is None or pool is None or pool.live.release_id != visit.live.release_id:
             return upcoming[:length]
         share = bandits.rate(visit.shopper.interactions, explore.share, explore.newcomer)
         places = bandits.slots(page, share)

@@ -6,7 +6,7 @@ A request takes `Watcher.current` once and keeps it, so that a switch in the mid
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -38,13 +38,16 @@ class LiveRelease:
 
     Attributes:
         release: the record.
-        catalogue: its items.
-        vectors: [items, dim] of its index, mapped from disk, so that all processes of a machine share one copy.
+        catalogue: its items, as they are now.
+        vectors: [items, dim] of its index, mapped from disk, so that all processes of a machine share one copy; zeros
+            for a new item that retrieval has not embedded yet.
+        shipped: rows that the release was made with; behind them are items that are new since.
     """
 
     release: Release
     catalogue: Catalogue
-    vectors: NDArray[np.float32]
+    vectors: embeddings.Vectors
+    shipped: int
 
     @property
     def release_id(self) -> str:
@@ -59,6 +62,11 @@ class LiveRelease:
     def allow_repeats(self) -> bool:
         """Whether shoppers of this catalogue buy the same item again, so that what they know stays in."""
         return bool(self.catalogue.meta.get("allow_repeats", False))
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return int(self.vectors.shape[1])
 
     @cached_property
     def as_of(self) -> float:
@@ -93,10 +101,11 @@ class LiveRelease:
 
     @cached_property
     def newest(self) -> NDArray[np.int64]:
-        """Rows of the items that came in the last `NEW_DAYS` of the release's data, the newest first."""
-        age = self.as_of - self.created
-        fresh = np.flatnonzero((age >= 0) & (age < NEW_DAYS * transforms.SECONDS_PER_DAY))
-        return fresh[np.argsort(age[fresh], kind="stable")]
+        """Rows of the items that came in the last `NEW_DAYS` of the release's data or after it, the newest first; those
+        that the release does not have before the others. One that is back after it was sold out is not new."""
+        age, since = self.as_of - self.created, np.arange(len(self.created)) >= self.shipped
+        fresh = np.flatnonzero((since | (age >= 0)) & (age < NEW_DAYS * transforms.SECONDS_PER_DAY))
+        return fresh[np.lexsort((age[fresh], ~since[fresh]))]
 
     @cached_property
     def seldom_shown(self) -> NDArray[np.int64]:
@@ -211,6 +220,29 @@ class LiveRelease:
         free, named = self._regional
         return named.get(region, free)
 
+    def shows(self, item_id: str) -> bool:
+        """Whether an item is there and can be bought or watched."""
+        row = self.catalogue.row_of.get(item_id)
+        return row is not None and bool(self.available[row])
+
+    def changed(
+        self, changes: Mapping[str, Mapping[str, Any] | None], vectors: Mapping[str, NDArray[np.float32]]
+    ) -> "LiveRelease":
+        """This release, as it was loaded, with the catalogue as it is now.
+
+        Args:
+            changes: see `Catalogue.changed`.
+            vectors: [dim] of new items by id, as far as they are known.
+        """
+        catalogue = self.catalogue.changed(changes)
+        if catalogue is self.catalogue:
+            return self
+        fresh = np.zeros((len(catalogue) - self.shipped, self.dim), np.float32)
+        for row, item_id in enumerate(catalogue.ids[self.shipped :]):
+            if item_id in vectors:
+                fresh[row] = vectors[item_id]
+        return replace(self, catalogue=catalogue, vectors=embeddings.Extended(self.vectors, fresh)).prepare()
+
     def prepare(self) -> "LiveRelease":
         """Compute the columns now, so that no request pays for them."""
         _ = (
@@ -246,11 +278,16 @@ def load(releases: release.Releases, found: Release) -> LiveRelease:
     ids, vectors = embeddings.read(releases.open(found, "index").path)
     if not np.array_equal(ids, items.ids):
         raise embeddings.BadIndex(f"the index of {found.release_id} holds other items than its catalogue; roll back")
-    return LiveRelease(found, items, vectors).prepare()
+    return LiveRelease(found, items, vectors, len(items)).prepare()
 
 
 async def _nothing(found: LiveRelease) -> None:
     """For a watcher that nobody wants to hear from."""
+
+
+async def _as_shipped(found: LiveRelease) -> LiveRelease:
+    """For a watcher that knows no changes."""
+    return found
 
 
 # What may be wrong with a release on the disk.
@@ -265,6 +302,7 @@ class Watcher:
         root: storage root.
         on_load: awaited with each release that was loaded, before it begins to serve.
         wanted: ids of the releases that variants of experiments name.
+        lay: lays the changes of the catalogue over a release as it was loaded.
         current: what serves; None before the first release.
         standing: a wanted release that the other colour holds.
     """
@@ -272,8 +310,10 @@ class Watcher:
     root: Path
     on_load: Callable[[LiveRelease], Awaitable[None]] = _nothing
     wanted: Callable[[], frozenset[str]] = frozenset
+    lay: Callable[[LiveRelease], Awaitable[LiveRelease]] = _as_shipped
     current: LiveRelease | None = None
     standing: LiveRelease | None = None
+    _loaded: LiveRelease | None = None
     _stamp: tuple[int, int] = (0, 0)
     _not_before: float = 0.0
     _stand_not_before: float = 0.0
@@ -301,7 +341,7 @@ class Watcher:
             self._stamp = stamp
             if found is not None:
                 await self.on_load(found)
-                self.current = found
+                self._loaded, self.current = found, await self.lay(found)
                 log.info("release %s serves, colour %s", found.release_id, found.release.colour)
             return found is not None
 
@@ -322,6 +362,12 @@ class Watcher:
             except UNUSABLE as error:
                 log.error("the release of an experiment cannot be served, the live one serves: %s", error)
                 self.standing, self._stand_not_before = None, clock + RETRY_SECONDS
+
+    async def relay(self) -> None:
+        """Lay the changes over the release that serves once more."""
+        async with self._lock:
+            if self._loaded is not None:
+                self.current = await self.lay(self._loaded)
 
     async def watch(self) -> None:
         """Look for ever."""

@@ -9,8 +9,9 @@ from pathlib import Path
 from feature_repo import online
 from recsys import bus, inference
 from recsys.settings import Settings
-from serving.api import events, experiments, surfaces
+from serving.api import events, experiments, items, surfaces
 from serving.api.calls import Calls
+from serving.api.changed import Changed
 from serving.api.decisions import Decisions
 from serving.api.experiments import Book
 from serving.api.explore import Explorer
@@ -33,6 +34,7 @@ class Parts:
     metrics: Metrics
     limits: Limits
     watcher: Watcher
+    changed: Changed
     client: inference.Client
     store: online.AsyncClient
     surfaces: File[Mapping[str, Surface]]
@@ -44,10 +46,13 @@ class Parts:
     decisions: Decisions
     receiver: Receiver
     event_log: bus.Log
+    items: items.Taker
+    item_log: bus.Log
 
     async def close(self) -> None:
-        """Flush what waits, then let go; the event log first, because it holds what was promised."""
+        """Flush what waits, then let go; first the logs that hold what was promised."""
         self.event_log.close()
+        self.item_log.close()
         self.decisions.close()
         await asyncio.gather(self.pages.flush(), self.dossiers.flush(), self.explorer.flush())
         await self.client.close()
@@ -59,7 +64,8 @@ def build(settings: Settings, metrics: Metrics) -> Parts:
     root = Path(settings.storage.root)
     client = inference.Client()
     store = online.connect_async(settings.redis_url)
-    event_log = bus.Log(root, events.TOPIC)
+    event_log, item_log = bus.Log(root, events.TOPIC), bus.Log(root, items.TOPIC)
+    changed = Changed(store, settings.changes.poll, metrics)
     calls = Calls(settings, client, store, metrics)
     book = experiments.follow(settings)
     explorer = Explorer(store, metrics, settings.api.guarantee)
@@ -71,7 +77,8 @@ def build(settings: Settings, metrics: Metrics) -> Parts:
         settings=settings,
         metrics=metrics,
         limits=Limits(store, settings.api.burst_seconds, metrics),
-        watcher=Watcher(root, loaded, lambda: book.value.releases(datetime.now(UTC))),
+        watcher=Watcher(root, loaded, lambda: book.value.releases(datetime.now(UTC)), changed.lay),
+        changed=changed,
         client=client,
         store=store,
         surfaces=surfaces.follow(settings),
@@ -83,4 +90,6 @@ def build(settings: Settings, metrics: Metrics) -> Parts:
         decisions=Decisions(settings, metrics),
         receiver=Receiver(settings, event_log, store, metrics, explorer.learn),
         event_log=event_log,
+        items=items.Taker(settings, item_log, store),
+        item_log=item_log,
     )

@@ -153,7 +153,8 @@ def _respond(
     ask: Ask, last_item: str, live: LiveRelease, parts: Parts, trace: Trace, cursor: Cursor | None, kept: Kept
 ) -> dict[str, object]:
     first = cursor.offset if cursor else 0
-    shown = kept.slate.items[first : first + ask.count]
+    # A later page was arranged up to ten minutes ago: what has left the catalogue since then is left out.
+    shown = [item for item in kept.slate.items[first : first + ask.count] if live.shows(item.item_id)]
     body: dict[str, object] = {
         "items": _items(shown, live),
         "cursor": _next(ask, parts, cursor, kept, first + ask.count, trace),
@@ -174,8 +175,8 @@ def _respond(
 
 
 def _items(shown: list[Shown], live: LiveRelease) -> list[dict[str, object]]:
-    """The items of a page. One that a newer release has dropped meanwhile is left out."""
-    found = [(item, row) for item in shown if (row := live.catalogue.row_of.get(item.item_id)) is not None]
+    """The items of a page."""
+    found = [(item, live.catalogue.row_of[item.item_id]) for item in shown]
     return [
         described(row, live)
         | {"score": item.score, "reason": item.reason, "source": item.source, "sources": item.sources}

@@ -2,7 +2,7 @@
 
 Ranking reads 130 features of 500 items per request; through the store that would take 55 ms, from memory it takes
 none. A thread reads all items again every few minutes and puts a whole new matrix in the place of the old one, so
-that a request sees one or the other and never waits.
+that a request sees one or the other and never waits. Changes of the catalogue come on top, as soon as they are known.
 """
 
 import logging
@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from feature_repo import store, transforms
+from feature_repo import events, store, transforms
+from feature_repo.changes import Overlay
 from feature_repo.neighbours import NOBODY, Neighbours
 from feature_repo.transforms import ItemMatrix
 from models.catalogue import Catalogue
@@ -43,8 +44,11 @@ class Items:
 
     def __init__(self, catalogue: Catalogue, features: Any, interval: float, neighbours: Neighbours = NOBODY) -> None:
         self._columns: Columns = {name: _column(catalogue, name) for name in transforms.ITEM_COLUMNS}
-        self._neighbours = neighbours
-        self.matrix: ItemMatrix = transforms.item_matrix(self._columns, neighbours)
+        self._catalogue, self._neighbours = catalogue, neighbours
+        self._read = self._columns  # with what the store knows
+        self._overlay = Overlay()
+        self._building = threading.Lock()
+        self.matrix: ItemMatrix = self._built()
         self._features, self._interval = features, interval
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="items", daemon=True)
@@ -57,6 +61,12 @@ class Items:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(10)
+
+    def lay(self, overlay: Overlay) -> None:
+        """Take the changes of the catalogue and swap the matrix."""
+        with self._building:
+            self._overlay = overlay
+            self.matrix = self._built()
 
     def refresh(self, pause: Callable[[float], object] = lambda seconds: None) -> None:
         """Read all items and swap the matrix; what the store does not know is left as the release has it.
@@ -76,8 +86,25 @@ class Items:
             found = store.read_online(self._features, SERVICE, "item_id", ids[start : start + BLOCK])
             _overlay(fresh, found, start)
             pause(REST * (time.perf_counter() - began))
-        self.matrix = transforms.item_matrix(fresh, self._neighbours)
+        with self._building:
+            self._read = fresh
+            self.matrix = self._built()
         stages.ITEMS_READ.set_to_current_time()
+
+    def _built(self) -> ItemMatrix:
+        """The matrix of the items as they are now: content by the changes, then the store, then the release; and
+        statistics by the store, then the release, none for new items."""
+        changes = self._overlay.items
+        shown = self._catalogue.changed(changes)
+        if shown is self._catalogue:
+            return transforms.item_matrix(self._read, self._neighbours)
+        columns = {name: _column(shown, name) for name in transforms.ITEM_COLUMNS}
+        every = np.arange(len(self._catalogue))
+        untold = np.setdiff1d(every, self._catalogue.rows(list(changes)))
+        for name, values in self._read.items():
+            rows = untold if name in events.ITEMS.names else every
+            columns[name][rows] = values[rows]
+        return transforms.item_matrix(columns, self._neighbours)
 
     def _run(self) -> None:
         while not self._stop.wait(self._interval):

@@ -19,6 +19,7 @@ from recsys.errors import Permanent
 from recsys.inference import HEADS, RankingRequest, RankingResponse
 from recsys.settings import Settings
 from serving.predictors import items, server, stages, visitors
+from serving.predictors.changed import Follower
 from serving.predictors.visitors import Visitor
 
 WARM_SIZES = (1, 20, 100, 500, 1_000)
@@ -36,13 +37,21 @@ class Ranker:
         shown: the items, kept fresh.
         known: reads who is asking.
         release_id: what answers say.
+        changes: of the catalogue, which `shown` takes in.
     """
 
     def __init__(
-        self, scorer: Any, blend: Mapping[str, float], shown: items.Items, known: visitors.Reader, *, release_id: str
+        self,
+        scorer: Any,
+        blend: Mapping[str, float],
+        shown: items.Items,
+        known: visitors.Reader,
+        *,
+        release_id: str,
+        changes: Follower,
     ) -> None:
         self._scorer, self._blend, self._items = scorer, blend, shown
-        self._visitors, self._release_id = known, release_id
+        self._visitors, self._release_id, self._changes = known, release_id, changes
 
     def answer(self, request: RankingRequest) -> RankingResponse:
         """Scores in the order of the request; an item that the release does not hold is scored as an unknown one."""
@@ -68,8 +77,10 @@ class Ranker:
             scores = np.linspace(1, 0.1, size, dtype=np.float32)
             self.answer(RankingRequest(candidates, scores, user_id="warm-up", session_id="warm-up"))
         self._items.start()
+        self._changes.start()
 
     def close(self) -> None:
+        self._changes.close()
         self._items.close()
 
 
@@ -119,13 +130,16 @@ def open_engine(settings: Settings, release: Release, opened: server.Opened) -> 
     if set(weights) - set(HEADS) or sum(weights.values()) <= 0:
         raise Permanent(f"blend must weigh some of {', '.join(HEADS)}, got {weights}; see recsys/settings.py")
     features = store.connect(settings)
-    shown = catalogue.read(opened["catalogue"].path, opened["catalogue"].manifest.meta)
+    held = catalogue.read(opened["catalogue"].path, opened["catalogue"].manifest.meta)
+    neighbours = Neighbours.load(opened["ranker"].path)
+    shown = items.Items(held, features, settings.predictors.item_refresh, neighbours)
     return Ranker(
         ranker.Scorer.load(opened["ranker"].path / "model"),
         weights,
-        items.Items(shown, features, settings.predictors.item_refresh, Neighbours.load(opened["ranker"].path)),
+        shown,
         visitors.Reader.of(release, features),
         release_id=release.release_id,
+        changes=Follower(settings, shown.lay),
     )
 
 

@@ -1,28 +1,35 @@
 """The retrieval predictor: a visitor → the user tower → ScaNN → candidates with scores and tested evidence.
 
+Items that are new since the release was made are embedded by its item tower from their content, and stand beside ScaNN.
+
 `python -m serving.predictors.retrieval --colour blue`
 """
 
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_repo import store, transforms
+from feature_repo import changes, names, online, store, transforms
+from feature_repo.changes import Change, Overlay
 from models import artifact, two_tower
 from models.index import Index
 from models.release import Release
 from recsys.inference import Deed, Profile, RetrievalRequest, RetrievalResponse, strings
 from recsys.settings import Settings
 from serving.predictors import evidence, server, stages, visitors
+from serving.predictors.changed import Follower
+from serving.predictors.stock import Stock
 from serving.predictors.visitors import Visitor
 
 RECENT = 20  # items of the history that the profile names
 WARM_SIZES = (100, 500, 3_000)
+CONTENT = ("item_id", "title", "category", "brand", "tags", "price")  # what the item tower reads of an item
 log = logging.getLogger(__name__)
 
 
@@ -34,39 +41,51 @@ class Retriever:
         index: made by those towers.
         known: reads who is asking.
         history_length: newest events that the user tower takes.
-        release_id: what answers say.
+        release: what answers name, and when its data end.
+        settings: where the changes of the catalogue are.
     """
 
     def __init__(
-        self, towers: Any, index: Index, known: visitors.Reader, *, history_length: int, release_id: str
+        self,
+        towers: Any,
+        index: Index,
+        known: visitors.Reader,
+        *,
+        history_length: int,
+        release: Release,
+        settings: Settings,
     ) -> None:
         self._towers, self._index, self._visitors = towers, index, known
-        self._history_length, self._release_id = history_length, release_id
+        self._history_length, self._release = history_length, release
+        self._stock = Stock.of(index, Overlay(), {})
+        self._embedded: dict[str, tuple[int, NDArray[np.float32]]] = {}
+        self._store = online.connect(settings.redis_url)
+        self._changes = Follower(settings, self.restock)
 
     def answer(self, request: RetrievalRequest) -> RetrievalResponse:
-        """Candidates for a visitor, or for an item where the request names one that the index holds."""
-        watch = stages.Watch("retrieval")
+        """Candidates for a visitor, or for an item where the request names one that is known."""
+        watch, stock = stages.Watch("retrieval"), self._stock
         visitor = self._visitors.read(request, watch)
-        query = self._index.row_of.get(request.query_item, -1) if request.query_item else -1
+        query = stock.row(request.query_item) if request.query_item else -1
         tested = evidence.tested(visitor, self._index) if query < 0 else []
         with watch.stage("tower"):
             versions = [visitor, *map(visitor.without, tested)]
-            vectors = self._embed(versions, request.region) if query < 0 else self._index.vectors[[query]]
+            vectors = self._embed(versions, request.region) if query < 0 else stock.vectors[np.array([query])]
         with watch.stage("search"):
-            rows, scores = self._search(vectors[:1], request.k, query)
+            rows, scores = stock.search(vectors[:1], request.k, query)
         with watch.stage("evidence"):
             if query < 0:
-                named, events = self._evidence(visitor, tested, vectors, rows)
+                named, events = self._evidence(visitor, tested, vectors, rows, stock)
             else:
                 named, events = self._similar(request.query_item, rows)
         return RetrievalResponse(
-            item_ids=self._index.ids[rows],
+            item_ids=stock.ids[rows],
             scores=scores,
             evidence=named,
             evidence_events=events,
             query=vectors[0],
             profile=self._profile(visitor, request.region),
-            release=self._release_id,
+            release=self._release.release_id,
             timings=watch.milliseconds,
         )
 
@@ -79,9 +98,43 @@ class Retriever:
                 RetrievalRequest(query_item=known, k=k),
             ):
                 self.answer(request)
+        self._changes.start()
 
     def close(self) -> None:
-        """Nothing to end."""
+        self._changes.close()
+        self._store.close()
+
+    def restock(self, overlay: Overlay) -> None:
+        """Take the changes of the catalogue: from the next request on, new items are found and others are gone.
+
+        The vectors of new items are written to the online store, for the API, which scores with them what other sources
+        propose. Raises Retryable where that fails; the items are found all the same.
+        """
+        new = {
+            item_id: change
+            for item_id, change in overlay.changes.items()
+            if change.available and item_id not in self._index.row_of
+        }
+        late = {item: change for item, change in new.items() if self._embedded.get(item, (0,))[0] != change.version}
+        embedded = self._embedded | self._vectors(late)
+        self._stock = Stock.of(self._index, overlay, {item: embedded[item][1] for item in new})
+        written = ((item, *embedded[item]) for item in late)
+        changes.write_vectors(self._store, self._release.release_id, written)
+        self._embedded = {item: embedded[item] for item in new}
+
+    def _vectors(self, new: Mapping[str, Change]) -> dict[str, tuple[int, NDArray[np.float32]]]:
+        """Version and vector [dim] of new items, from their content: they have no statistics yet."""
+        if not new:
+            return {}
+        rows = [change.item for change in new.values() if change.item is not None]
+        inputs = transforms.item_tower_inputs(
+            **{name: [row[name] for row in rows] for name in CONTENT},
+            created=np.array([row["created_at"].timestamp() for row in rows]),
+            stats=np.zeros((len(rows), len(names.ITEM_STATS)), np.float32),
+            now=datetime.fromisoformat(self._release.as_of).timestamp(),
+        )
+        vectors = self._towers.items(inputs)
+        return {item: (change.version, vector) for (item, change), vector in zip(new.items(), vectors, strict=True)}
 
     def _embed(self, versions: Sequence[Visitor], region: str) -> NDArray[np.float32]:
         """[n, dim] one visitor, with the history of each version."""
@@ -98,23 +151,20 @@ class Retriever:
         vectors: NDArray[np.float32] = self._towers.users(inputs)
         return vectors
 
-    def _search(
-        self, vector: NDArray[np.float32], k: int, left_out: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Rows and scores, best first, without one row (-1: without none)."""
-        rows, scores = self._index.search(vector, k + (left_out >= 0))
-        kept = (rows[0] >= 0) & (rows[0] != left_out)
-        return rows[0][kept][:k], scores[0][kept][:k]
-
     def _evidence(
-        self, visitor: Visitor, tested: Sequence[str], vectors: NDArray[np.float32], rows: NDArray[np.int64]
+        self,
+        visitor: Visitor,
+        tested: Sequence[str],
+        vectors: NDArray[np.float32],
+        rows: NDArray[np.int64],
+        stock: Stock,
     ) -> tuple[NDArray[np.object_], NDArray[np.object_]]:
         """For each candidate the item that it is there because of, or itself if it was met before; and what was done
         with that last."""
         did = dict(zip(visitor.items, visitor.events, strict=True))
         held = self._index.vectors[self._index.rows(tested)]
-        causes = strings(["", *tested])[evidence.causes(self._index.vectors[rows], vectors, held)]
-        candidates = self._index.ids[rows]
+        causes = strings(["", *tested])[evidence.causes(stock.vectors[rows], vectors, held)]
+        candidates = stock.ids[rows]
         named = [item if item in did else cause for item, cause in zip(candidates, causes, strict=True)]
         return strings(named), strings([did.get(item, "") for item in named])
 
@@ -148,7 +198,8 @@ def open_engine(settings: Settings, release: Release, opened: server.Opened) -> 
         index,
         visitors.Reader.of(release, store.connect(settings)),
         history_length=int(meta["history_length"]),
-        release_id=release.release_id,
+        release=release,
+        settings=settings,
     )
 
 

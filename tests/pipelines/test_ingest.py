@@ -139,6 +139,25 @@ def test_what_the_bus_need_not_keep_moves_to_the_lake_and_is_ingested_all_the_sa
     assert again["retired_segments"] == 0
 
 
+def test_items_of_the_api_are_in_the_catalogue_of_the_next_run(settings: Settings, tiny_shop: Path) -> None:
+    known = _ingest(settings, tiny_shop)
+    [first, second, *_] = _staged(settings, "items").to_pylist()
+    told = [first | {"price": 123.0}, first | {"item_id": "new", "title": "New"}]
+    received = {"received_at": "2026-01-16T12:00:00Z"}
+    lines = [{"item_id": row["item_id"], "item": row} | received for row in told]
+    lines.append({"item_id": second["item_id"], "item": None} | received)
+    with bus.Log(Path(settings.storage.root), "items") as log:
+        log.append([json.dumps(line, default=lambda moment: moment.isoformat()).encode() for line in lines]).result(10)
+    result = _ingest(settings, tiny_shop)
+    rows = {row["item_id"]: row for row in _staged(settings, "items").to_pylist()}
+    assert rows["new"] == told[1]
+    assert rows[first["item_id"]] == told[0]
+    assert rows[second["item_id"]] == second | {"available": False}
+    assert result["rows"]["items"] == len(rows) == known["rows"]["items"] + 1
+    assert (known["changed_items"], result["changed_items"]) == (0, 3)
+    assert result["fingerprint"] != known["fingerprint"], "so that what was made of the old catalogue is not reused"
+
+
 def test_the_bus_alone_needs_a_published_catalogue(settings: Settings, tiny_shop: Path) -> None:
     with pytest.raises(BadData, match="no items have been published yet"):
         _ingest(settings, tiny_shop, source="bus")

@@ -260,3 +260,15 @@ def test_the_segments_before_a_moment_are_those_opened_before_it(tmp_path: Path)
     plant(tmp_path, 1)
     assert bus.opened_before(tmp_path, "decisions", datetime.now(UTC) - 7 * DAY) == [first, second]
     assert bus.opened_before(tmp_path, "nothing", datetime.now(UTC)) == []
+
+
+def test_segments_are_joined_in_their_order(tmp_path: Path) -> None:
+    parts = [tmp_path / f"{n}.jsonl" for n in range(3)]
+    for n, part in enumerate(parts):
+        part.write_text(f'{{"n": {n}}}\n')
+    bus.join(parts)
+    assert [path.name for path in tmp_path.iterdir()] == ["0.jsonl"]
+    assert [record["n"] for record in bus.read(parts[0])] == [0, 1, 2]
+    bus.join(parts[:1])
+    bus.join([])
+    assert [record["n"] for record in bus.read(parts[0])] == [0, 1, 2]

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from models import embeddings
 from models.catalogue import Ranked
 from serving.api.contract import Rung
 from serving.api.live import LiveRelease
@@ -112,7 +113,7 @@ class Pool:
         """The tags of every source that proposed a candidate, its first source first."""
         return list(dict.fromkeys(self.parts[part].source for part in np.flatnonzero(self.proposed[position]).tolist()))
 
-    def retrieval_scores(self, count: int, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    def retrieval_scores(self, count: int, vectors: embeddings.Vectors) -> NDArray[np.float32]:
         """[count] retrieval's scores of the first candidates, those of other sources by the same vector; zeros where
         no source gave one.
 

@@ -24,7 +24,7 @@ EVENT = {"event_id": EVENT_ID, "user_id": USER, "session_id": SESSION, "item_id"
 TIME = {"event_time": "2024-02-29T12:00:00Z"}
 PRIVATE = (USER, OTHER, SESSION, ITEM, EVENT_ID, SECRET, TOKEN, *TOKEN.split("."))
 ASKED = {"user_id": USER, "session_id": SESSION}
-RECOMMENDATIONS, EVENTS = "/api/v1/recommendations", "/api/v1/events"
+RECOMMENDATIONS, EVENTS, ITEMS = "/api/v1/recommendations", "/api/v1/events", "/api/v1/items"
 
 # Status, method, path, query, body, headers.
 CALLS: list[tuple[int, str, str, dict[str, str], Any, dict[str, str]]] = [
@@ -32,6 +32,8 @@ CALLS: list[tuple[int, str, str, dict[str, str], Any, dict[str, str]]] = [
     (200, "GET", RECOMMENDATIONS, {}, None, {"Authorization": f"Bearer {TOKEN}", "X-API-Key": ""}),
     (202, "POST", EVENTS, {}, EVENT | TIME, {}),
     (202, "POST", EVENTS, {}, EVENT | TIME, {}),
+    (400, "PUT", ITEMS, {}, {"items": [{"item_id": ITEM}]}, {}),
+    (202, "DELETE", f"{ITEMS}/{ITEM}", {}, None, {}),
     (409, "POST", EVENTS, {}, EVENT | TIME | {"quantity": 2}, {}),
     (400, "GET", RECOMMENDATIONS, {USER: USER}, None, {}),
     (400, "GET", RECOMMENDATIONS, ASKED | {"cursor": SESSION}, None, {}),

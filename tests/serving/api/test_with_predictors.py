@@ -1,4 +1,4 @@
-"""The API with the real predictor processes of a whole release, killed one after the other."""
+"""The API with the real predictor processes of a whole release: killed one after the other, and told of new items."""
 
 import asyncio
 import shutil
@@ -13,11 +13,23 @@ import fake_release
 import pytest
 
 from recsys import inference
-from recsys.settings import REPOSITORY, ROLES, Network, Role, Services, Settings, Storage, child_environment
+from recsys.inference import RetrievalRequest
+from recsys.settings import REPOSITORY, ROLES, Changes, Network, Role, Services, Settings, Storage, child_environment
 
 pytestmark = pytest.mark.services
 
 START_SECONDS = 120
+POLL = 0.2
+NEW = {
+    "item_id": "new-candle",
+    "title": "Item new",
+    "category": "Home > Candles",
+    "brand": "b1",
+    "tags": ["new"],
+    "price": 6.0,
+    "created_at": "2024-03-09T12:00:00Z",
+    "available": True,
+}
 
 
 @pytest.fixture
@@ -27,6 +39,7 @@ def platform(tmp_path: Path, redis_url: str, port_block: Callable[[], int]) -> S
         storage=Storage(root=str(tmp_path / "var")),
         network=Network(base_port=port_block()),
         services=Services(redis_url=redis_url.removesuffix("/0") + "/6"),
+        changes=Changes(poll=POLL),
     )
     fake_release.publish(settings)
     fake_release.known_user(settings, "u1", ["i1", "i5"])
@@ -38,12 +51,9 @@ def platform(tmp_path: Path, redis_url: str, port_block: Callable[[], int]) -> S
 @pytest.fixture
 def processes(platform: Settings, tmp_path: Path) -> Iterator[dict[Role, subprocess.Popen[bytes]]]:
     """Both predictors, ready."""
-    environment = child_environment(platform, RECSYS_SERVICES__REDIS_URL=platform.redis_url)
     started: dict[Role, subprocess.Popen[bytes]] = {}
     for role in ROLES:
-        with (tmp_path / f"{role}.log").open("wb") as log:
-            command = [sys.executable, "-m", f"serving.predictors.{role}", "--colour", "blue"]
-            started[role] = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log)
+        started[role] = start(platform, role, tmp_path / f"{role}.log")
     try:
         for role, process in started.items():
             wait_until_ready(platform, role, process, tmp_path / f"{role}.log")
@@ -52,6 +62,15 @@ def processes(platform: Settings, tmp_path: Path) -> Iterator[dict[Role, subproc
         for process in started.values():
             process.kill()
             process.wait(10)
+
+
+def start(settings: Settings, role: Role, log: Path) -> subprocess.Popen[bytes]:
+    environment = child_environment(
+        settings, RECSYS_SERVICES__REDIS_URL=settings.redis_url, RECSYS_CHANGES__POLL=str(POLL)
+    )
+    with log.open("wb") as stream:
+        command = [sys.executable, "-m", f"serving.predictors.{role}", "--colour", "blue"]
+        return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=stream, stderr=stream)
 
 
 def wait_until_ready(settings: Settings, role: Role, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -93,3 +112,69 @@ async def under_load(world: Any, process: subprocess.Popen[bytes]) -> list[dict[
     process.wait(10)
     pages.append(await world.page(user_id="u1", count=5))
     return pages
+
+
+async def test_a_new_item_reaches_pages_within_seconds(
+    platform: Settings, processes: dict[Role, subprocess.Popen[bytes]], shop: Any, tmp_path: Path
+) -> None:
+    async with shop.running(shop.patient(platform), predictors=False) as world:
+        answer = await world.http.put("/api/v1/items", json={"items": [NEW]})
+        assert answer.status_code == 202
+        accepted = time.monotonic()
+        found = await shown(world, lambda item: item is not None, surface="similar", item_id="i1", count=60)
+        assert time.monotonic() - accepted < 5 * POLL + 2  # the polls of two processes, and the first call of the tower
+        assert (found["reason"], found["source"]) == ("Similar to Item 1", "similar")  # i1 is a candle, too
+        assert (found["title"], found["price"]) == ("Item new", 6.0)
+
+        home = await shown(world, lambda item: item is not None, user_id="u1", count=100)
+        assert home["sources"] == ["personal", "new", "catalogue"]
+        assert home["reason"] == true_reason(platform)
+
+        await world.http.put("/api/v1/items", json={"items": [NEW | {"price": 4.0}]})
+        await shown(world, lambda item: item["price"] == 4.0, surface="similar", item_id="i1", count=60)
+
+        processes["retrieval"].kill()
+        processes["retrieval"].wait(10)
+        processes["retrieval"] = start(platform, "retrieval", tmp_path / "again.log")
+        wait_until_ready(platform, "retrieval", processes["retrieval"], tmp_path / "again.log")
+        with inference.BlockingClient(platform.predictor_address("retrieval", "blue")) as client:
+            assert "new-candle" in client.retrieve(RetrievalRequest(query_item="i1", k=60)).item_ids
+
+        await world.http.delete("/api/v1/items/new-candle")
+        await shown(world, lambda item: item is None, surface="similar", item_id="i1", count=60)
+        await shown(world, lambda item: item is None, user_id="u1", count=100)
+        with inference.BlockingClient(platform.predictor_address("retrieval", "blue")) as client:
+            assert "new-candle" not in client.retrieve(RetrievalRequest(query_item="i1", k=200)).item_ids
+
+
+async def shown(world: Any, wanted: Callable[[Any], bool], **asked: Any) -> Any:
+    """How the new item is shown, on whichever page, once it is as wanted; None where it is not."""
+    deadline = time.monotonic() + 20
+    while True:
+        page = await world.page(**asked)
+        items = page["items"]
+        while page["cursor"]:
+            page = await world.page(**asked, cursor=page["cursor"])
+            items += page["items"]
+        found = next((item for item in items if item["item_id"] == "new-candle"), None)
+        if wanted(found):
+            return found
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+
+
+def true_reason(settings: Settings) -> str:
+    """What may be said of the new item on u1's home page, proved by asking for u1 without the item that is named."""
+    with inference.BlockingClient(settings.predictor_address("retrieval", "blue")) as client:
+
+        def asked(user_id: str) -> tuple[float, str]:
+            found = client.retrieve(RetrievalRequest(user_id=user_id, k=200))
+            place = found.item_ids.tolist().index("new-candle")
+            return float(found.scores[place]), str(found.evidence[place])
+
+        score, named = asked("u1")
+        if not named:
+            return "Picked for you"
+        fake_release.known_user(settings, "u1 without it", [item for item in ("i1", "i5") if item != named])
+        assert asked("u1 without it")[0] < score
+        return f"Because you bought Item {named[1:]}"

@@ -31,6 +31,7 @@ from recsys import inference
 from recsys.inference import Deed, RankingRequest, RetrievalRequest
 from recsys.settings import Network, Services, Settings, Storage
 from serving.predictors import items, ranking, retrieval, server, visitors
+from serving.predictors.changed import Follower
 
 pytestmark = pytest.mark.services
 NOW = datetime(2024, 3, 10, 13, 37, tzinfo=UTC)  # where the clock of the release stands still
@@ -114,7 +115,8 @@ def online(shop: Settings, release: Release, tmp_path_factory: pytest.TempPathFa
     recorder = Recorder(ranker.Scorer.load(ranked.path / "model"))
     shown = items.Items(catalogue.read(found.path, found.manifest.meta), features, 300, Neighbours.load(ranked.path))
     known = visitors.Reader.of(release, features)
-    engine = ranking.Ranker(recorder, ranked.manifest.meta["blend"], shown, known, release_id=release.release_id)
+    blend, changes = ranked.manifest.meta["blend"], Follower(shop, shown.lay)
+    engine = ranking.Ranker(recorder, blend, shown, known, release_id=release.release_id, changes=changes)
     retriever = retrieval.open_engine(shop, release, server.verified("retrieval", release, releases))
     with predictor_process.running(shop, "ranking", tmp_path_factory.mktemp("logs") / "ranking") as client:
         yield Online(retriever, engine, shown, recorder, client)
