@@ -10,7 +10,7 @@ A new visitor's home page is what is popular where they are: that is the rung `t
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,13 +21,13 @@ from feature_repo.shoppers import Shopper
 from models import rerank
 from recsys.inference import Deed, RankingRequest
 from recsys.settings import Settings
-from serving.api import filters, reasons, sources
+from serving.api import filters, quality, reasons, sources
 from serving.api.calls import Calls
 from serving.api.contract import Ask, Rung
 from serving.api.live import LiveRelease
 from serving.api.sources import candidates
 from serving.api.sources.candidates import Pool
-from serving.api.surfaces import Surface
+from serving.api.surfaces import MODELS, SourceName, Surface
 from serving.api.trace import Trace
 from serving.api.trending import Trending
 from serving.api.visit import Visit
@@ -45,11 +45,12 @@ class Shown(NamedTuple):
 
 @dataclass(frozen=True)
 class Slate:
-    """The items for all pages of one request, best first."""
+    """The items for all pages of one request, best first; `quality` is the share of candidates that was looked at."""
 
     rung: Rung
     items: list[Shown]
     degraded: bool = False
+    quality: float = 1.0
 
 
 class Funnel:
@@ -62,7 +63,7 @@ class Funnel:
     async def slate(self, ask: Ask, surface: Surface, last_item: str, live: LiveRelease, trace: Trace) -> Slate:
         """All items for a request, in order; fewer than asked for only where the catalogue has no more."""
         visit, stranger = await self._visit(ask, surface, last_item, live, trace)
-        wanted = surface.newcomer if stranger and surface.newcomer else surface.sources
+        wanted, share = self._affordable(surface.newcomer if stranger and surface.newcomer else surface.sources, visit)
         behind = dict.fromkeys(surface.backfill, self._settings.api.slate)
         asked, filled = await asyncio.gather(sources.gather(wanted, visit), sources.gather(behind, visit))
         with trace.timed("rerank"):
@@ -72,7 +73,7 @@ class Funnel:
             ranked = await self._ranked(pool, int((pool.part < len(asked)).sum()), visit)
             pool, rung = (pool, rung) if ranked is None else (ranked, Rung.RANKED)
         with trace.timed("rerank"):
-            return Slate(rung, self._arranged(pool, visit), degraded=bool(trace.falls))
+            return Slate(rung, self._arranged(pool, visit), degraded=bool(trace.falls), quality=share)
 
     async def _visit(
         self, ask: Ask, surface: Surface, last_item: str, live: LiveRelease, trace: Trace
@@ -88,6 +89,15 @@ class Funnel:
         trace.facts |= {"recent": [deed.encode() for deed in visit.recent], "stated": list(shopper.stated)}
         stranger = known is not None and not visit.recent and not shopper.interactions and not ask.session_id
         return visit, stranger
+
+    def _affordable(self, quotas: Mapping[SourceName, int], visit: Visit) -> tuple[Mapping[SourceName, int], float]:
+        """What to ask of the sources, and the share of their quotas that this is; rules alone are quick."""
+        wanted = quotas
+        if MODELS & quotas.keys():
+            wanted = quality.scaled(quotas, self._calls.quality.factor, visit.ask.count)
+        share = round(sum(wanted.values()) / sum(quotas.values()), 3)
+        visit.trace.facts["quality"] = share
+        return wanted, share
 
     def _permitted(self, pool: Pool, visit: Visit) -> Pool:
         """The candidates that may be shown."""

@@ -22,6 +22,11 @@ class Metrics:
         self.events = Counter("recsys_api_events", "events received", ["outcome"], registry=r)
         self.decisions = Counter("recsys_api_decisions", "decisions logged or lost", ["outcome"], registry=r)
         self.errors = Counter("recsys_api_errors", "unexpected errors", ["kind"], registry=r)
+        self.quality = Gauge(
+            "recsys_api_quality_factor",
+            "share of the candidates that pages ask for; 1 unless models are slow",
+            registry=r,
+        )
         self.release = Gauge(
             "recsys_api_release", "1 for the release that serves, 0 for those before it", ["release"], registry=r
         )

@@ -57,13 +57,15 @@ class Kept:
 
     def pack(self) -> bytes:
         slate = self.slate
-        raw = orjson.dumps([self.release_id, slate.rung, slate.degraded, [list(item) for item in slate.items]])
+        raw = orjson.dumps(
+            [self.release_id, slate.rung, slate.degraded, slate.quality, [list(item) for item in slate.items]]
+        )
         return zlib.compress(raw, 1)
 
     @staticmethod
     def unpack(data: bytes) -> "Kept":
-        release_id, rung, degraded, items = orjson.loads(zlib.decompress(data))
-        return Kept(release_id, Slate(Rung(rung), [Shown(*item) for item in items], degraded))
+        release_id, rung, degraded, quality, items = orjson.loads(zlib.decompress(data))
+        return Kept(release_id, Slate(Rung(rung), [Shown(*item) for item in items], degraded, quality))
 
 
 def asked(ask: Ask) -> str:

@@ -128,6 +128,10 @@ def _respond(
     ask: Ask, last_item: str, live: LiveRelease, parts: Parts, trace: Trace, cursor: Cursor | None, kept: Kept
 ) -> Response:
     first = cursor.offset if cursor else 0
+    if kept.slate.quality < 1:
+        trace.notes.append(
+            f"the models are slow now, so {kept.slate.quality:.0%} of the usual candidates were looked at"
+        )
     shown = kept.slate.items[first : first + ask.count]
     body = {
         "items": _items(shown, live),
@@ -137,6 +141,7 @@ def _respond(
         "surface": ask.surface,
         "rung": kept.slate.rung,
         "degraded": kept.slate.degraded,
+        "quality": kept.slate.quality,
         "missing": list(trace.missing),
         "notes": trace.notes,
     }

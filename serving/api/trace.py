@@ -32,7 +32,7 @@ class Trace:
         falls: stages that did not serve, in order.
         missing: candidate sources that did not serve in time, each once.
         notes: sentences for the caller about this response.
-        facts: counts for the decision log: candidates, dropped, relaxed.
+        facts: counts for the decision log: quality, candidates, dropped, relaxed.
     """
 
     request_id: str

@@ -106,13 +106,15 @@ def publish(settings: Settings, name: str = "r1", *, meta: dict[str, Any] | None
 
 @dataclass
 class Predictor:
-    """A real server that speaks the wire contract; `answer` decides, `delay` seconds later."""
+    """A real server that speaks the wire contract; `answer` decides, `delay` seconds and `per_item` for each
+    candidate later."""
 
     address: str
     answer: Callable[[Any], Any]
     role: Role
     release: str = "r1"
     delay: float = 0.0
+    per_item: float = 0.0
     asked: list[Any] = field(default_factory=list)
     _server: grpc.aio.Server | None = None
 
@@ -142,7 +144,8 @@ class Predictor:
         kind = RetrievalRequest if self.role == "retrieval" else RankingRequest
         request = kind.from_tensors(tensors)
         self.asked.append(request)
-        await asyncio.sleep(self.delay)
+        size = request.k if isinstance(request, RetrievalRequest) else len(request.item_ids)
+        await asyncio.sleep(self.delay + self.per_item * size)
         return inference.response_message(replace(self.answer(request), release=self.release), self.role)
 
 
