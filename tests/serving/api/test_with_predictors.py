@@ -13,21 +13,18 @@ import fake_release
 import pytest
 
 from recsys import inference
-from recsys.settings import REPOSITORY, ROLES, Network, Role, Services, Settings, Storage, child_environment
+from recsys.settings import REPOSITORY, ROLES, Role, Settings, child_environment
+from serving.api.contract import Rung
 
 pytestmark = pytest.mark.services
 
 START_SECONDS = 120
+RECOVERY_SECONDS = 8
 
 
 @pytest.fixture
-def platform(tmp_path: Path, redis_url: str, port_block: Callable[[], int]) -> Settings:
-    """A storage root whose blue release is live, and the user u1 in a database of Redis that others do not use."""
-    settings = Settings(
-        storage=Storage(root=str(tmp_path / "var")),
-        network=Network(base_port=port_block()),
-        services=Services(redis_url=redis_url.removesuffix("/0") + "/6"),
-    )
+def platform(settings: Settings, own_redis: Any) -> Settings:
+    """A storage root whose blue release is live, and the user u1 in a Redis of its own."""
     fake_release.publish(settings)
     fake_release.known_user(settings, "u1", ["i1", "i5"])
     releases = Path(settings.storage.root) / "releases"
@@ -35,23 +32,38 @@ def platform(tmp_path: Path, redis_url: str, port_block: Callable[[], int]) -> S
     return settings
 
 
+class Processes:
+    """Both predictors, which a test may kill and start again."""
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        self._settings, self._folder = settings, folder
+        self._running: dict[Role, subprocess.Popen[bytes]] = {}
+
+    def start(self) -> None:
+        """Returns when both are ready."""
+        environment = child_environment(self._settings)
+        for role in ROLES:
+            with (self._folder / f"{role}.log").open("wb") as log:
+                command = [sys.executable, "-m", f"serving.predictors.{role}", "--colour", "blue"]
+                self._running[role] = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log)
+        for role, process in self._running.items():
+            wait_until_ready(self._settings, role, process, self._folder / f"{role}.log")
+
+    def kill(self, *roles: Role) -> None:
+        for role in roles:
+            self._running[role].kill()
+        for role in roles:
+            self._running[role].wait(10)
+
+
 @pytest.fixture
-def processes(platform: Settings, tmp_path: Path) -> Iterator[dict[Role, subprocess.Popen[bytes]]]:
-    """Both predictors, ready."""
-    environment = child_environment(platform, RECSYS_SERVICES__REDIS_URL=platform.redis_url)
-    started: dict[Role, subprocess.Popen[bytes]] = {}
-    for role in ROLES:
-        with (tmp_path / f"{role}.log").open("wb") as log:
-            command = [sys.executable, "-m", f"serving.predictors.{role}", "--colour", "blue"]
-            started[role] = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log)
+def processes(platform: Settings, tmp_path: Path) -> Iterator[Processes]:
+    made = Processes(platform, tmp_path)
     try:
-        for role, process in started.items():
-            wait_until_ready(platform, role, process, tmp_path / f"{role}.log")
-        yield started
+        made.start()
+        yield made
     finally:
-        for process in started.values():
-            process.kill()
-            process.wait(10)
+        made.kill(*ROLES)
 
 
 def wait_until_ready(settings: Settings, role: Role, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -63,7 +75,7 @@ def wait_until_ready(settings: Settings, role: Role, process: subprocess.Popen[b
             time.sleep(0.2)
 
 
-async def test_the_ladder_under_real_predictors(platform: Settings, processes: Any, shop: Any) -> None:
+async def test_the_ladder_under_real_predictors(platform: Settings, processes: Any, own_redis: Any, shop: Any) -> None:
     async with shop.running(shop.patient(platform), predictors=False) as world:
         page = await world.page(user_id="u1", count=10)
         assert (page["rung"], page["degraded"]) == ("ranked", False)
@@ -77,19 +89,45 @@ async def test_the_ladder_under_real_predictors(platform: Settings, processes: A
         stranger = await world.page(session_id="new", count=3)
         assert stranger["rung"] in ("trending", "static")
 
-        answers = await under_load(world, processes["ranking"])
+        await under_load(world, own_redis.kill)
+        assert (await world.page(user_id="u1", count=5))["degraded"]
+        own_redis.start()
+        await recovered(world)
+
+        def kill_everything() -> None:
+            own_redis.kill()
+            processes.kill(*ROLES)
+
+        answers = await under_load(world, kill_everything)
+        assert answers[-1]["rung"] == "static"
+        own_redis.start()
+        processes.start()
+        await recovered(world)
+
+        answers = await under_load(world, lambda: processes.kill("ranking"))
         assert {page["rung"] for page in answers} == {"ranked", "retrieval"}
-        answers = await under_load(world, processes["retrieval"])
+        answers = await under_load(world, lambda: processes.kill("retrieval"))
         assert answers[-1]["rung"] == "history"  # what she bought before, in a shop of repeat purchases
         assert all(len(page["items"]) == 5 for page in answers)
 
 
-async def under_load(world: Any, process: subprocess.Popen[bytes]) -> list[dict[str, Any]]:
-    """Pages asked for before, while and after a process is killed; every one is a 200."""
+async def under_load(world: Any, kill: Callable[[], None]) -> list[dict[str, Any]]:
+    """Pages asked for before, while and after something is killed; every one is a 200 that says what it stands on."""
     pages = [await world.page(user_id="u1", count=5)]
     asking = [asyncio.create_task(world.page(user_id="u1", count=5)) for _ in range(10)]
-    process.kill()
+    await asyncio.sleep(0.01)  # so that calls are under way
+    await asyncio.to_thread(kill)
+    asking += [asyncio.create_task(world.page(user_id="u1", count=5)) for _ in range(10)]
     pages.extend(await asyncio.gather(*asking))
-    process.wait(10)
     pages.append(await world.page(user_id="u1", count=5))
+    assert all(page["rung"] in list(Rung) for page in pages)
+    assert all(page["degraded"] for page in pages if page["rung"] != "ranked")
     return pages
+
+
+async def recovered(world: Any) -> None:
+    """By itself, soon after the parts are back: a pause of the circuit and a connection made anew."""
+    started = time.monotonic()
+    while (page := await world.page(user_id="u1", count=5))["degraded"] or page["rung"] != "ranked":
+        assert time.monotonic() - started < RECOVERY_SECONDS, page
+        await asyncio.sleep(0.05)
