@@ -58,6 +58,7 @@ QUARANTINE_USERS = Dataset("quarantine/users", "run", "users refused, with `reas
 TRENDING = Dataset("trending", "day", "scope, key, rank, item_id, score: decayed popularity, top 100 per scope")
 COVISITATION = Dataset("covisitation", "day", "item_id, kind, rank, other_id, lift, support: also bought / viewed")
 SEQUENCES = Dataset("sequences", "day", "one row per user or anonymous session: its positive events in time order")
+EMAIL = Dataset("email", "day", "user_id, position, item_id, …: what an e-mail to each active user recommends")
 STAGED: dict[str, Dataset] = {"events": STAGED_EVENTS, "items": STAGED_ITEMS, "users": STAGED_USERS}
 CLEAN: dict[str, Dataset] = {"events": EVENTS, "items": ITEMS, "users": USERS}
 QUARANTINE: dict[str, Dataset] = {

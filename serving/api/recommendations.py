@@ -43,6 +43,7 @@ async def recommendations(
     - `cart`: what goes with the items of `cart`
     - `trending`: what is popular now, in `region` or in `category`
     - `category`: what is popular in `category`
+    - `email`: personal, with more that is new; the `email` job asks for it
 
     While any rung of the ladder stands, the answer is 200; `rung` and `degraded` say how it came about. The
     `Server-Timing` header has the milliseconds of each stage.
