@@ -18,7 +18,7 @@ from pipelines.datasets import RunId
 from pipelines.pages import Caller, Pace
 from recsys.errors import Retryable, UsageError
 from recsys.settings import Settings
-from serving.api import auth
+from serving.api import auth, limits
 
 pytestmark = pytest.mark.services
 
@@ -147,22 +147,24 @@ async def test_a_request_that_is_refused_is_not_repeated(world: Any) -> None:
         assert caller.retries == 0
 
 
-async def test_too_many_requests_wait_as_long_as_the_api_says(world: Any) -> None:
-    entry = {"name": "local", "sha256": auth.digest(world.key), "scopes": sorted(auth.SCOPES), "rate": 2}
+async def test_too_many_requests_wait_as_long_as_the_api_says(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "DEADLINE", 2.0)  # a busy test machine is no reason to let a request pass
+    entry = {"name": "local", "sha256": auth.digest(world.key), "scopes": sorted(auth.SCOPES), "rate": 1}
     auth.write_private(auth.keys_file(world.settings), json.dumps({"keys": [entry]}))
     world.app.state.keys = auth.Keys(world.settings)
     pace = Pace(4)
     async with served(world), Caller(world.settings, {"surface": "email"}, pace) as caller:
         started = time.monotonic()
-        found = await caller.pages(["ann"] * 12)  # ten at once, and then two a second
+        found = await caller.pages(["ann"] * 8)  # five at once, and then one a second
         assert time.monotonic() - started >= 0.9
-    assert len(found) == 12
+    assert len(found) == 8
     assert caller.retries >= 1
     assert pace.width == 1
 
 
-async def test_a_strained_api_is_asked_by_one_at_a_time(world: Any) -> None:
-    world.ranking.delay = 0.15  # longer than the API promises
+async def test_a_strained_api_is_asked_by_one_at_a_time(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "PROMISE_MS", 700.0)  # which a busy test machine keeps
+    world.ranking.delay = 0.8
     pace = Pace(4)
     async with served(world), Caller(world.settings, {"surface": "email"}, pace) as caller:
         await caller.pages(["ann"] * 4)

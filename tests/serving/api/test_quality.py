@@ -158,14 +158,14 @@ async def test_a_slow_ranker_is_asked_about_fewer_items_and_the_page_says_so(
     online_settings: Settings, shop: Any
 ) -> None:
     api = shop.patient(online_settings).api.model_copy(
-        update={"ranking_deadline_ms": 200, "quality_delay_seconds": 0.0}
+        update={"ranking_deadline_ms": 400, "quality_delay_seconds": 0.0}
     )
     settings = online_settings.model_copy(update={"api": api})
     shop.publish(settings, count=1000)
     shop.fill(settings.redis_url)
     async with shop.running(settings) as world:
         world.retrieval.answer = lambda request: wide(request.k)
-        world.ranking.per_item = 0.001  # 400 candidates and more take twice the deadline
+        world.ranking.per_item = 0.002  # 400 candidates and more take twice the deadline
         pages = [await world.page(user_id="ann", count=5) for _ in range(12)]
         assert (pages[0]["rung"], pages[0]["degraded"], pages[0]["quality"]) == ("retrieval", True, 1)
         assert all(page["rung"] == "ranked" and not page["degraded"] for page in pages[5:])
