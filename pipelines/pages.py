@@ -16,6 +16,7 @@ from recsys.settings import Settings
 
 PATH = "/api/v1/recommendations"
 PROMISE_MS = 100.0  # what the API promises to shoppers; a page that took longer says that it has enough to do
+ENOUGH = 0.8  # quality below which the API is short of time; a slow call now and then is nothing
 PATIENCE = 60.0  # seconds that one page may be asked for again: longer than a restart of the API takes
 TIMEOUT = 10.0  # seconds; the API answers in a tenth of one
 FIRST_WAIT, LONGEST_WAIT = 0.5, 10.0  # seconds between tries; doubled each time, or longer if the API says so
@@ -42,6 +43,7 @@ class Pace:
     clock: Callable[[], float] = time.monotonic
     _width: float = field(init=False)
     _until: float = field(default=0.0, init=False)
+    _quality: float = field(default=1.0, init=False)
 
     def __post_init__(self) -> None:
         self._width = float(self.most)
@@ -54,12 +56,15 @@ class Pace:
         """Seconds for which no request may begin."""
         return max(0.0, self._until - self.clock())
 
-    def calm(self) -> None:
-        self._width = min(float(self.most), self._width + 1 / CALM)
-
-    def strained(self) -> None:
-        self._width = max(1.0, self._width / 2)
-        self._pause(REST)
+    def answered(self, page: Page, milliseconds: float) -> None:
+        """Judge by a page, and the time that the API says it took, how much more it can do."""
+        before, self._quality = self._quality, page["quality"]
+        short = self._quality < ENOUGH
+        if page["degraded"] or milliseconds > PROMISE_MS or (short and self._quality < before):
+            self._width = max(1.0, self._width / 2)
+            self._pause(REST)
+        elif not short:  # it recovers within seconds, and until then the pace stays as it is
+            self._width = min(float(self.most), self._width + 1 / CALM)
 
     def refused(self, seconds: float) -> None:
         """The API did not serve, and wants to be left alone for so long."""
@@ -128,7 +133,9 @@ class Caller:
                 problem = f"does not answer ({type(error).__name__})"
             else:
                 if answer.is_success:
-                    return self._seen(answer)
+                    page: Page = answer.json()
+                    self._pace.answered(page, _total_ms(answer))
+                    return page
                 if answer.status_code != httpx.codes.TOO_MANY_REQUESTS and not answer.is_server_error:
                     raise UsageError(client.problem(answer))
                 problem = f"answered {answer.status_code}: {client.problem(answer)}"
@@ -139,14 +146,6 @@ class Caller:
             self._pace.refused(wait)
             await asyncio.sleep(wait)
         raise Retryable(f"the API at {self._url} {problem}, for {PATIENCE:g} s; what is done is kept: run it again")
-
-    def _seen(self, answer: httpx.Response) -> Page:
-        page: Page = answer.json()
-        if page["quality"] < 1 or page["degraded"] or _total_ms(answer) > PROMISE_MS:
-            self._pace.strained()
-        else:
-            self._pace.calm()
-        return page
 
 
 def _retry_after(answer: httpx.Response) -> float:

@@ -60,19 +60,26 @@ class Clock:
         return self.now
 
 
-def test_strain_halves_the_width_and_calm_widens_it_slowly() -> None:
+def answer(pace: Pace, milliseconds: float = 40, quality: float = 1.0, *, degraded: bool = False) -> int:
+    """The width after one more page."""
+    pace.answered({"quality": quality, "degraded": degraded}, milliseconds)
+    return pace.width
+
+
+def test_a_late_page_halves_the_width_and_quick_ones_widen_it_slowly() -> None:
     pace = Pace(4, Clock())
-    widths = []
-    for _ in range(3):
-        pace.strained()
-        widths.append(pace.width)
-    assert widths == [2, 1, 1]
-    for _ in range(pages.CALM + 1):
-        pace.calm()
-    assert pace.width == 2
-    for _ in range(10 * pages.CALM):
-        pace.calm()
-    assert pace.width == 4
+    assert [answer(pace, 101) for _ in range(3)] == [2, 1, 1]
+    assert [answer(pace) for _ in range(pages.CALM + 1)][-1] == 2
+    assert [answer(pace) for _ in range(10 * pages.CALM)][-1] == 4
+    assert answer(pace, degraded=True) == 2
+
+
+def test_a_quality_that_falls_is_strain_and_one_that_recovers_is_left_to_it() -> None:
+    pace = Pace(4, Clock())
+    assert [answer(pace, quality=quality) for quality in (0.9, 0.85)] == [4, 4]
+    assert [answer(pace, quality=quality) for quality in (0.7, 0.6, 0.61, 0.7)] == [2, 1, 1, 1]
+    assert [answer(pace, quality=0.7) for _ in range(3 * pages.CALM)][-1] == 1
+    assert [answer(pace, quality=0.9) for _ in range(pages.CALM + 1)][-1] == 2
 
 
 def test_a_refusal_is_obeyed_and_a_shorter_rest_does_not_end_it() -> None:
@@ -80,15 +87,16 @@ def test_a_refusal_is_obeyed_and_a_shorter_rest_does_not_end_it() -> None:
     pace = Pace(4, clock)
     assert pace.rest() == 0
     pace.refused(5)
-    pace.strained()
+    answer(pace, 101)
     assert (pace.width, pace.rest()) == (1, 5)
     clock.now += 6
     assert pace.rest() == 0
 
 
-@given(st.integers(1, 64), st.lists(st.sampled_from(["calm", "strained"]), max_size=300))
-def test_there_is_always_one_request_and_never_more_than_the_most(most: int, answers: list[str]) -> None:
+@given(st.integers(1, 64), st.lists(st.tuples(st.floats(0, 300), st.floats(0.2, 1), st.booleans()), max_size=300))
+def test_there_is_always_one_request_and_never_more_than_the_most(
+    most: int, answers: list[tuple[float, float, bool]]
+) -> None:
     pace = Pace(most, Clock())
-    for answer in answers:
-        getattr(pace, answer)()
-        assert 1 <= pace.width <= most
+    for milliseconds, quality, degraded in answers:
+        assert 1 <= answer(pace, milliseconds, quality, degraded=degraded) <= most

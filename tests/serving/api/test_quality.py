@@ -14,7 +14,7 @@ from serving.api import quality
 from serving.api.quality import Quality
 
 MINIMUM = 0.2
-FINE, SLOW, LATE = 0.3, 0.8, 1.0  # times of a call as shares of its deadline
+FINE, SLOW, LATE = 0.3, 0.9, 1.0  # times of a call as shares of its deadline
 
 calls = st.lists(st.tuples(st.floats(0, 3), st.floats(0, 5)), max_size=200)  # share of the deadline, seconds since
 
@@ -47,7 +47,7 @@ def after(*runs: tuple[int, float], per_second: float = 30) -> float:
 
 @given(calls)
 def test_it_is_never_out_of_bounds(made: list[tuple[float, float]]) -> None:
-    assert all(MINIMUM <= factor <= 1 for factor in factors(*zip(*made, strict=True))) if made else True
+    assert all(MINIMUM <= factor <= 1 for factor in factors([share for share, _ in made], [gap for _, gap in made]))
 
 
 @given(calls, st.data())
@@ -65,11 +65,11 @@ def test_it_recovers_from_anything_in_twenty_seconds_of_quick_calls(made: list[t
     assert list(factors([*shares, *[FINE] * 600], [*seconds, *[1 / 30] * 600]))[-1] == 1
 
 
-def test_a_second_of_slow_calls_at_thirty_a_second_reaches_the_minimum_and_so_do_five_that_are_late() -> None:
+def test_a_second_of_slow_calls_at_thirty_a_second_reaches_the_minimum_and_so_do_ten_that_are_late() -> None:
     assert after((29, SLOW)) > MINIMUM
     assert after((30, SLOW)) == pytest.approx(MINIMUM)
-    assert after((4, LATE)) > MINIMUM
-    assert after((5, LATE)) == pytest.approx(MINIMUM)
+    assert after((9, LATE)) > MINIMUM
+    assert after((10, LATE)) == pytest.approx(MINIMUM)
 
 
 def test_it_rests_where_one_call_in_twenty_one_is_slow() -> None:
@@ -165,17 +165,17 @@ async def test_a_slow_ranker_is_asked_about_fewer_items_and_the_page_says_so(
     shop.fill(settings.redis_url)
     async with shop.running(settings) as world:
         world.retrieval.answer = lambda request: wide(request.k)
-        world.ranking.per_item = 0.002  # 400 candidates and more take twice the deadline
+        world.ranking.per_item = 0.00125  # more than 400 candidates are too many
         pages = [await world.page(user_id="ann", count=5) for _ in range(12)]
         assert (pages[0]["rung"], pages[0]["degraded"], pages[0]["quality"]) == ("retrieval", True, 1)
         assert all(page["rung"] == "ranked" and not page["degraded"] for page in pages[5:])
         page = pages[-1]
-        assert page["quality"] < 0.4
-        assert len(world.ranking.asked[-1].item_ids) < 0.5 * len(world.ranking.asked[0].item_ids)
+        assert page["quality"] < 0.75
+        assert len(world.ranking.asked[-1].item_ids) < 0.75 * len(world.ranking.asked[0].item_ids)
         assert page["notes"] == [
             f"the models are slow now, so {page['quality']:.0%} of the usual candidates were looked at"
         ]
-        assert await world.metric("recsys_api_quality_factor") < 0.4
+        assert await world.metric("recsys_api_quality_factor") < 0.75
         later = await world.page(user_id="ann", count=5, cursor=page["cursor"])
         assert (later["quality"], later["notes"]) == (page["quality"], page["notes"])
         assert (await world.page(surface="trending", count=5))["quality"] == 1
