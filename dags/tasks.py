@@ -19,6 +19,7 @@ INTRADAY_EVENTS = Asset("recsys://lake/events/intraday")
 TRENDING = Asset("recsys://lake/trending")
 FEATURES = Asset("recsys://lake/features")
 RELEASE = Asset("recsys://releases/live")
+EMAIL = Asset("recsys://lake/email")
 
 
 def at(cron: str) -> CronTriggerTimetable:

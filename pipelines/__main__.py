@@ -6,8 +6,8 @@ import sys
 from pipelines import stage
 from recsys.errors import Exit
 
-# Libraries that tell of every socket, temporary folder or registry write as if it were news.
-TALKATIVE = ("py4j", "feast", "great_expectations", "alembic", "absl")
+# Libraries that tell of every socket, temporary folder, registry write or request (with its user) as if it were news.
+TALKATIVE = ("py4j", "feast", "great_expectations", "alembic", "absl", "httpx")
 USAGE = "usage: python -m pipelines STAGE --day YYYY-MM-DD --run NAME [options]; STAGE --help lists them\n\nstages:\n"
 
 

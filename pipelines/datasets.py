@@ -61,6 +61,7 @@ SEQUENCES = Dataset("sequences", "day", "one row per user or anonymous session: 
 DECISIONS = Dataset(
     "decisions", "day", "what the API showed: one row per item, with propensity, by day of the response"
 )
+EMAIL = Dataset("email", "day", "user_id, position, item_id, …: what an e-mail to each active user recommends")
 STAGED: dict[str, Dataset] = {"events": STAGED_EVENTS, "items": STAGED_ITEMS, "users": STAGED_USERS}
 CLEAN: dict[str, Dataset] = {"events": EVENTS, "items": ITEMS, "users": USERS}
 QUARANTINE: dict[str, Dataset] = {

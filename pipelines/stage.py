@@ -29,7 +29,7 @@ Result = dict[str, Any]
 RUN_ONLY = {"run", "result", "reuse"}  # parameters that do not change what a stage makes
 log = logging.getLogger(__name__)
 
-# In the order of the daily DAG.
+# In the order of the daily DAG; the last one has a DAG of its own.
 STAGES: Mapping[str, str] = {
     "ingest": "read a source into the staged events, items and users of a run",
     "quality": "quarantine bad rows, stop on a bad batch, publish the clean day",
@@ -45,6 +45,7 @@ STAGES: Mapping[str, str] = {
     "register": "register the models in MLflow with card and aliases",
     "deploy": "bring the release live, blue-green",
     "decisions": "publish what the API showed as a table, from the decision log",
+    "email": "ask the API for an e-mail's recommendations to every active user",
 }
 
 

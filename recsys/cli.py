@@ -120,7 +120,7 @@ def use(
 
 @app.command()
 def run(
-    dag: Annotated[str, typer.Argument(help="daily, intraday or trending")],
+    dag: Annotated[str, typer.Argument(help="daily, intraday, trending or email")],
     source: Annotated[str, typer.Option(help="NAME or NAME:PATH, as `recsys data describe` takes it")] = "",
     day: Annotated[str, typer.Option(help="last day of data, YYYY-MM-DD; empty: the last day of the source")] = "",
     param: Annotated[list[str], typer.Option(help="further parameter of the DAG, name=value; repeatable")] = [],  # noqa: B006

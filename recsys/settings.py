@@ -139,6 +139,10 @@ class Api(Group):
     ranking_deadline_ms: int = Field(50, gt=0, description="one forward pass over all candidates")
     rerank_deadline_ms: int = Field(10, gt=0, description="rules in numpy")
     online_deadline_ms: int = Field(30, gt=0, description="watched set and lists; runs beside retrieval")
+    quality_minimum: float = Field(
+        0.2, gt=0, le=1, description="while models are slow, pages ask for this share of candidates at least; 1: all"
+    )
+    quality_delay_seconds: float = Field(10, ge=0, description="after a start, slowness does not count for so long")
     candidates: int = Field(500, ge=20, le=3000, description="candidates asked of retrieval")
     max_count: int = Field(100, ge=1, description="most items one page may ask for")
     slate: int = Field(100, ge=20, description="items put in order for one request; all its pages come from them")

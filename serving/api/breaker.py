@@ -28,6 +28,10 @@ class Breaker:
         self._retry_at = now + self.pause
         return True
 
+    def undecided(self) -> None:
+        """The call ended before it could tell: the trial, if it was one, is the next caller's."""
+        self._retry_at = self.clock()
+
     def succeeded(self) -> None:
         self._failures = 0
 

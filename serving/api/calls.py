@@ -20,6 +20,7 @@ from serving.api import problems
 from serving.api.breaker import Breaker
 from serving.api.live import LiveRelease
 from serving.api.metrics import Metrics
+from serving.api.quality import Quality
 from serving.api.trace import Fall, Trace
 
 log = logging.getLogger(__name__)
@@ -27,10 +28,15 @@ T = TypeVar("T")
 
 # The part is well: the release has just changed, or the caller was in a hurry, which must not shut it to the others.
 UNBLAMED = ("release", "deadline")
+SCALING = ("retrieval", "ranking")  # stages whose time grows with the candidates
 
 
 class Calls:
-    """The predictors of the live colour, and the online store. What does not serve is None and a fall in the trace."""
+    """The predictors of the live colour, and the online store. What does not serve is None and a fall in the trace.
+
+    Attributes:
+        quality: how much may be asked of the predictors now.
+    """
 
     def __init__(
         self, settings: Settings, client: inference.Client, store: online.AsyncClient, metrics: Metrics
@@ -45,6 +51,8 @@ class Calls:
         self._deadlines = {stage: value / 1000 for stage, value in milliseconds.items()}
         # One for each colour: a variant's release that is away must not shut the live one.
         self._breakers: defaultdict[tuple[str, str], Breaker] = defaultdict(Breaker)
+        self.quality = Quality(api.quality_minimum, api.quality_delay_seconds)
+        metrics.quality.set_function(lambda: self.quality.factor)
 
     async def warm(self, live: LiveRelease) -> None:
         """Open the connections to the predictors of a release, so that its first request does not pay for them."""
@@ -107,6 +115,7 @@ class Calls:
         if not breaker.allows():
             self._fell(trace, stage, "open")
             return None
+        started = time.perf_counter()
         try:
             with trace.timed(stage):
                 async with asyncio.timeout(deadline):
@@ -122,11 +131,21 @@ class Calls:
             why = "refused"
         else:
             breaker.succeeded()
+            self._spent(stage, time.perf_counter() - started)
             return found
-        if why not in UNBLAMED:
+        if why in UNBLAMED:
+            breaker.undecided()
+        else:
             breaker.failed()
+        if why == "late":
+            self._spent(stage, deadline)
         self._fell(trace, stage, why)
         return None
+
+    def _spent(self, stage: str, seconds: float) -> None:
+        """Tell the quality factor. A part that is down or refuses says nothing about its load."""
+        if stage in SCALING:
+            self.quality.observe(seconds / self._deadlines[stage])
 
     def _fell(self, trace: Trace, stage: str, why: str) -> None:
         trace.falls.append(Fall(stage, why))

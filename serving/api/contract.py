@@ -75,6 +75,9 @@ class Page(BaseModel):
         "release"
     )
     degraded: bool = Field(description="whether a part failed, so that a lower rung than usual served")
+    quality: float = Field(
+        description="share of the usual candidates that were considered; below 1 while models are slow"
+    )
     missing: list[str] = Field(description="candidate sources that did not serve in time and were left out")
     variants: dict[str, str] = Field(description="by experiment: the variant that served this page")
     notes: list[str] = Field(description="what the caller should know about this page, in words")

@@ -24,6 +24,7 @@ router = APIRouter(prefix="/api/v1", tags=["events"])
 
 TOPIC = "events"
 BY_SERVER = "ingested_at"
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)  # a clock that was never set says so, and epoch seconds begin there
 TYPES: Mapping[schema.Type, Any] = {
     "string": Annotated[str, Field(max_length=500)],
     "double": Annotated[float, Field(allow_inf_nan=False)],
@@ -102,20 +103,22 @@ def _of_user(found: Sequence[Any], many: bool, client: Client) -> Sequence[BaseM
 
 
 def _check_times(found: Sequence[Any], many: bool, settings: Settings) -> None:
-    latest = datetime.now(UTC) + timedelta(seconds=settings.api.clock_skew_seconds)
+    skew = settings.api.clock_skew_seconds
+    latest = datetime.now(UTC) + timedelta(seconds=skew)
     wrong = [
         {
             "pointer": f"#/events/{place}/event_time" if many else "#/event_time",
-            "detail": f"more than {settings.api.clock_skew_seconds} s in the future; check the sender's clock",
+            "detail": f"{'before 1970' if event.event_time < EARLIEST else f'more than {skew} s in the future'}; "
+            "check the sender's clock",
             "value": event.event_time.isoformat(),
         }
         for place, event in enumerate(found)
-        if event.event_time > latest
+        if not EARLIEST <= event.event_time <= latest
     ]
     if wrong:
         first = wrong[0]
         detail = f"{first['pointer']}: {first['value']} is {first['detail']}"
-        raise Problem(422, "time-in-future", detail, errors=wrong)
+        raise Problem(422, "time-out-of-range", detail, errors=wrong)
 
 
 def _line(event: BaseModel, received: str) -> Line:

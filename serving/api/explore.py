@@ -196,7 +196,7 @@ class Explorer:
         if seen:
             batch = hashlib.blake2b("\n".join(line.event_id for line in lines).encode(), digest_size=16).hexdigest()
             pairs = {item: (trials, won) for item, (trials, won) in seen.items()}
-            newest = max(0.0, *(line.sent["event_time"] for line in lines))
+            newest = max(line.sent["event_time"] for line in lines)
             self._later(arms.run_async(self._store, arms.add_counts(batch, pairs, newest, HALF_LIFE)))
             self._later(self._teach(batch, lines, newest))
 

@@ -23,7 +23,7 @@ from models import rerank
 from models.rerank import Filtered
 from recsys.inference import Deed, RankingRequest, RankingResponse
 from recsys.settings import Settings
-from serving.api import dossiers, filters, ordering, reasons, sources
+from serving.api import dossiers, filters, ordering, quality, reasons, sources
 from serving.api.calls import Calls
 from serving.api.contract import Ask, Rung
 from serving.api.dossiers import Dossier
@@ -31,7 +31,7 @@ from serving.api.explore import Explorer, Slot
 from serving.api.live import LiveRelease
 from serving.api.sources import candidates
 from serving.api.sources.candidates import Pool
-from serving.api.surfaces import Surface
+from serving.api.surfaces import MODELS, SourceName, Surface
 from serving.api.trace import Trace
 from serving.api.trending import Trending
 from serving.api.visit import Visit
@@ -59,11 +59,12 @@ class Shown(NamedTuple):
 
 @dataclass(frozen=True)
 class Slate:
-    """The items for all pages of one request, best first."""
+    """The items for all pages of one request, best first; `quality` is the share of candidates that was looked at."""
 
     rung: Rung
     items: list[Shown]
     degraded: bool = False
+    quality: float = 1.0
 
 
 class Funnel:
@@ -79,7 +80,7 @@ class Funnel:
         """All items for a request, in order, and all that was known of the candidates; fewer items than asked for
         only where the catalogue has no more."""
         visit, stranger = await self._visit(ask, surface, last_item, live, trace)
-        wanted = surface.newcomer if stranger and surface.newcomer else surface.sources
+        wanted, share = self._affordable(surface.newcomer if stranger and surface.newcomer else surface.sources, visit)
         behind = dict.fromkeys(surface.backfill, self._settings.api.slate)
         asked, filled = await asyncio.gather(sources.gather(wanted, visit), sources.gather(behind, visit))
         with trace.timed("rerank"):
@@ -101,7 +102,7 @@ class Funnel:
                 "explored": sum(1 for slot in slots if slot.policy),
             }
             dossier = dossiers.made(everyone, found, pool, answer, order, slots, rung, visit)
-            return Slate(rung, _shown(slots, pool, live), degraded=bool(trace.falls)), dossier
+            return Slate(rung, _shown(slots, pool, live), degraded=bool(trace.falls), quality=share), dossier
 
     async def _visit(
         self, ask: Ask, surface: Surface, last_item: str, live: LiveRelease, trace: Trace
@@ -117,6 +118,15 @@ class Funnel:
         trace.facts |= {"recent": [deed.encode() for deed in visit.recent], "stated": list(shopper.stated)}
         nothing = not visit.recent and not shopper.interactions and bool(ask.user_id or not ask.session_id)
         return visit, known is not None and nothing
+
+    def _affordable(self, quotas: Mapping[SourceName, int], visit: Visit) -> tuple[Mapping[SourceName, int], float]:
+        """What to ask of the sources, and the share of their quotas that this is; rules alone are quick."""
+        wanted = quotas
+        if MODELS & quotas.keys():
+            wanted = quality.scaled(quotas, self._calls.quality.factor, visit.ask.count)
+        share = round(sum(wanted.values()) / sum(quotas.values()), 3)
+        visit.trace.facts["quality"] = share
+        return wanted, share
 
     def _filtered(self, pool: Pool, visit: Visit) -> Filtered:
         """The candidates that may be shown."""

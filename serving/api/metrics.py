@@ -25,6 +25,11 @@ class Metrics:
         self.exposures = Counter("recsys_api_exposures", "pages that a variant served", arm, registry=r)
         self.missed = Counter("recsys_api_missed_variants", "it could not serve, and why", [*arm, "why"], registry=r)
         self.errors = Counter("recsys_api_errors", "unexpected errors", ["kind"], registry=r)
+        self.quality = Gauge(
+            "recsys_api_quality_factor",
+            "share of the candidates that pages ask for; 1 unless models are slow",
+            registry=r,
+        )
         self.release = Gauge(
             "recsys_api_release", "1 for the release that serves, 0 for those before it", ["release"], registry=r
         )

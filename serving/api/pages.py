@@ -55,15 +55,15 @@ class Kept:
 
     def pack(self) -> bytes:
         slate = self.slate
-        head = [self.release_id, self.request_id, slate.rung, slate.degraded]
+        head = [self.release_id, self.request_id, slate.rung, slate.degraded, slate.quality]
         items, exposures = ([list(row) for row in rows] for rows in (slate.items, self.exposures))
         return zlib.compress(orjson.dumps([*head, items, exposures]), 1)
 
     @staticmethod
     def unpack(data: bytes) -> "Kept":
         """What `pack` wrote. Raises ValueError or TypeError for what another version of it wrote."""
-        release_id, request_id, rung, degraded, items, exposures = orjson.loads(zlib.decompress(data))
-        slate = Slate(Rung(rung), [Shown(*item) for item in items], degraded)
+        release_id, request_id, rung, degraded, quality, items, exposures = orjson.loads(zlib.decompress(data))
+        slate = Slate(Rung(rung), [Shown(*item) for item in items], degraded, quality)
         return Kept(release_id, request_id, slate, [Exposure(*exposure) for exposure in exposures])
 
 

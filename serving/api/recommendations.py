@@ -46,6 +46,7 @@ async def recommendations(
     - `trending`: what is popular now, in `region` or in `category`
     - `category`: what is popular in `category`
     - `home_rules`: as `home`, by rules alone
+    - `email`: personal, with more that is new; the `email` job asks for it
 
     An experiment may serve another surface, other objectives or another release in place of these; `variants` says so.
 
@@ -153,6 +154,10 @@ def _respond(
     ask: Ask, last_item: str, live: LiveRelease, parts: Parts, trace: Trace, cursor: Cursor | None, kept: Kept
 ) -> dict[str, object]:
     first = cursor.offset if cursor else 0
+    if kept.slate.quality < 1:
+        trace.notes.append(
+            f"the models are slow now, so {kept.slate.quality:.0%} of the usual candidates were looked at"
+        )
     # A later page was arranged up to ten minutes ago: what has left the catalogue since then is left out.
     shown = [item for item in kept.slate.items[first : first + ask.count] if live.shows(item.item_id)]
     body: dict[str, object] = {
@@ -163,6 +168,7 @@ def _respond(
         "surface": ask.surface,
         "rung": kept.slate.rung,
         "degraded": kept.slate.degraded,
+        "quality": kept.slate.quality,
         "missing": list(trace.missing),
         "variants": {met.experiment: met.variant for met in trace.exposures if not met.missed},
         "notes": [*trace.notes, *treatment.notes(trace.exposures)],

@@ -48,7 +48,7 @@ class Trace:
         missing: candidate sources that did not serve in time, each once.
         notes: sentences for the caller about this response.
         exposures: experiments that concern the request.
-        facts: counts for the decision log: candidates, dropped, relaxed.
+        facts: counts for the decision log: quality, candidates, dropped, relaxed, changed, explored.
     """
 
     request_id: str

@@ -43,7 +43,7 @@ def defaults(dag) -> dict:
     return {name: param.value for name, param in dag.params.items()} if dag.params else {}
 
 
-@pytest.mark.parametrize("dag_id", ["daily", "intraday", "trending"])
+@pytest.mark.parametrize("dag_id", ["daily", "email", "intraday", "trending"])
 def test_the_rendered_commands_are_those_of_the_golden_file(bag: DagBag, dag_id: str) -> None:
     dag = bag.dags[dag_id]
     golden = json.loads((GOLDEN / f"{dag_id}.json").read_text())
@@ -85,7 +85,15 @@ def test_trending_waits_for_events_published_during_the_day(bag: DagBag) -> None
     assert bag.dags["trending"].schedule == [tasks.INTRADAY_EVENTS]
 
 
-@pytest.mark.parametrize(("dag_id", "begins"), [("daily", (7, 2, 30)), ("intraday", (6, 3, 0))])
+def test_nobody_is_written_to_until_somebody_turns_it_on(bag: DagBag) -> None:
+    dag = bag.dags["email"]
+    assert dag.is_paused_upon_creation
+    for name, value in (("active_days", 0), ("count", 101), ("in_flight", "many")):
+        with pytest.raises(Exception, match=r"is not of type|is less than|is greater than"):
+            dag.params.get_param(name).resolve(value)
+
+
+@pytest.mark.parametrize(("dag_id", "begins"), [("daily", (7, 2, 30)), ("intraday", (6, 3, 0)), ("email", (9, 6, 0))])
 def test_a_platform_that_has_just_started_waits_for_the_next_moment(
     bag: DagBag, monkeypatch: pytest.MonkeyPatch, dag_id: str, begins: tuple[int, int, int]
 ) -> None:

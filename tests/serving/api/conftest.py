@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+import redis
 from numpy.typing import NDArray
 
 from feature_repo import events, online, shoppers
@@ -113,13 +116,15 @@ def publish(
 
 @dataclass
 class Predictor:
-    """A real server that speaks the wire contract; `answer` decides, `delay` seconds later."""
+    """A real server that speaks the wire contract; `answer` decides, `delay` seconds and `per_item` for each
+    candidate later."""
 
     address: str
     answer: Callable[[Any], Any]
     role: Role
     release: str = "r1"
     delay: float = 0.0
+    per_item: float = 0.0
     asked: list[Any] = field(default_factory=list)
     _server: grpc.aio.Server | None = None
 
@@ -149,7 +154,8 @@ class Predictor:
         kind = RetrievalRequest if self.role == "retrieval" else RankingRequest
         request = kind.from_tensors(tensors)
         self.asked.append(request)
-        await asyncio.sleep(self.delay)
+        size = request.k if isinstance(request, RetrievalRequest) else len(request.item_ids)
+        await asyncio.sleep(self.delay + self.per_item * size)
         return inference.response_message(replace(self.answer(request), release=self.release), self.role)
 
 
@@ -248,6 +254,43 @@ def fill(url: str) -> None:
         online.add_watched(
             store, [("ann", {"i3": 1709200000.0, "i7": 1709200000.0, "i11": 1709200000.0})], 1709251200.0
         )
+
+
+class RedisServer:
+    """A Redis that a test may kill and start again; what was written to it is there again, as on a real platform."""
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        files = ("--dir", str(folder), "--save", "", "--appendonly", "yes", "--appendfsync", "always")
+        self._command = ["redis-server", "--port", str(settings.network.redis), "--bind", "127.0.0.1", *files]
+        self._url = settings.redis_url
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Returns when it answers."""
+        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 20
+        with redis.Redis.from_url(self._url) as client:
+            while True:
+                try:
+                    client.ping()
+                except redis.ConnectionError:
+                    assert time.monotonic() < deadline, f"no answer at {self._url}"
+                    time.sleep(0.05)
+                else:
+                    return
+
+    def kill(self) -> None:
+        if self._process:
+            self._process.kill()
+            self._process.wait(10)
+
+
+@pytest.fixture
+def own_redis(settings: Settings, tmp_path: Path) -> Iterator[RedisServer]:
+    server = RedisServer(settings, tmp_path)
+    server.start()
+    yield server
+    server.kill()
 
 
 @pytest.fixture

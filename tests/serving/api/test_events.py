@@ -245,3 +245,14 @@ async def test_kill_minus_nine_under_load_loses_nothing_acknowledged(online_sett
     restarted.terminate()
     assert restarted.wait(15) in (0, -signal.SIGTERM)  # uvicorn ends by the signal that it was sent, after its work
     assert list(bus.folder(root, "events").glob("*.open")) == []
+
+
+@pytest.mark.parametrize(
+    ("time", "words"),
+    [("0001-01-01T00:00:00+01:00", "before 1970"), ("2999-01-01T00:00:00Z", "in the future")],
+)
+async def test_a_clock_that_is_wrong_is_told_so(world: Any, time: str, words: str) -> None:
+    body = {"event_id": "e1", "session_id": "s", "item_id": "i1", "event": "view", "event_time": time}
+    answer = await world.http.post("/api/v1/events", json=body)
+    assert (answer.status_code, answer.json()["type"]) == (422, "urn:recsys:problem:time-out-of-range")
+    assert words in answer.json()["detail"]

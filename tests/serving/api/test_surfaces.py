@@ -23,10 +23,12 @@ def write(settings: Settings, text: str) -> Path:
 
 def test_the_shipped_surfaces_are_those_of_the_product() -> None:
     shipped = surfaces.read(surfaces.DEFAULTS.read_bytes())
-    assert list(shipped) == ["home", "similar", "because_you_viewed", "cart", "trending", "category", "home_rules"]
+    names = ["home", "similar", "because_you_viewed", "cart", "trending", "category", "home_rules", "email"]
+    assert list(shipped) == names
     assert sum(shipped["home"].sources.values()) <= 700
     assert shipped["home"].rules.of_page == rerank.Rules(diversity="mmr", strength=0.1)
-    assert [name for name, surface in shipped.items() if surface.ranked] == ["home", "because_you_viewed"]
+    assert shipped["email"].sources[SourceName.NEWEST] > 5 * shipped["home"].sources[SourceName.NEWEST]
+    assert [name for name, surface in shipped.items() if surface.ranked] == ["home", "because_you_viewed", "email"]
     assert [name for name, surface in shipped.items() if surface.phase == 1] == ["trending", "category", "home_rules"]
 
 

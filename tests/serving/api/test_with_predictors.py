@@ -14,11 +14,13 @@ import pytest
 
 from recsys import inference
 from recsys.inference import RetrievalRequest
-from recsys.settings import REPOSITORY, ROLES, Changes, Network, Role, Services, Settings, Storage, child_environment
+from recsys.settings import REPOSITORY, ROLES, Changes, Role, Settings, child_environment
+from serving.api.contract import Rung
 
 pytestmark = pytest.mark.services
 
 START_SECONDS = 120
+RECOVERY_SECONDS = 8
 POLL = 0.2
 NEW = {
     "item_id": "new-candle",
@@ -33,14 +35,9 @@ NEW = {
 
 
 @pytest.fixture
-def platform(tmp_path: Path, redis_url: str, port_block: Callable[[], int]) -> Settings:
-    """A storage root whose blue release is live, and the user u1 in a database of Redis that others do not use."""
-    settings = Settings(
-        storage=Storage(root=str(tmp_path / "var")),
-        network=Network(base_port=port_block()),
-        services=Services(redis_url=redis_url.removesuffix("/0") + "/6"),
-        changes=Changes(poll=POLL),
-    )
+def platform(settings: Settings, own_redis: Any) -> Settings:
+    """A storage root whose blue release is live, and the user u1 in a Redis of its own."""
+    settings = settings.model_copy(update={"changes": Changes(poll=POLL)})
     fake_release.publish(settings)
     fake_release.known_user(settings, "u1", ["i1", "i5"])
     releases = Path(settings.storage.root) / "releases"
@@ -48,29 +45,39 @@ def platform(tmp_path: Path, redis_url: str, port_block: Callable[[], int]) -> S
     return settings
 
 
+class Processes:
+    """Both predictors, which a test may kill and start again."""
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        self._settings, self._folder = settings, folder
+        self._running: dict[Role, subprocess.Popen[bytes]] = {}
+
+    def start(self, *roles: Role) -> None:
+        """Returns when they are ready."""
+        environment = child_environment(self._settings, RECSYS_CHANGES__POLL=str(POLL))
+        for role in roles:
+            with (self._folder / f"{role}.log").open("wb") as log:
+                command = [sys.executable, "-m", f"serving.predictors.{role}", "--colour", "blue"]
+                self._running[role] = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log)
+        for role in roles:
+            wait_until_ready(self._settings, role, self._running[role], self._folder / f"{role}.log")
+
+    def kill(self, *roles: Role) -> None:
+        for role in roles:
+            self._running[role].kill()
+        for role in roles:
+            self._running[role].wait(10)
+
+
 @pytest.fixture
-def processes(platform: Settings, tmp_path: Path) -> Iterator[dict[Role, subprocess.Popen[bytes]]]:
+def processes(platform: Settings, tmp_path: Path) -> Iterator[Processes]:
     """Both predictors, ready."""
-    started: dict[Role, subprocess.Popen[bytes]] = {}
-    for role in ROLES:
-        started[role] = start(platform, role, tmp_path / f"{role}.log")
+    made = Processes(platform, tmp_path)
     try:
-        for role, process in started.items():
-            wait_until_ready(platform, role, process, tmp_path / f"{role}.log")
-        yield started
+        made.start(*ROLES)
+        yield made
     finally:
-        for process in started.values():
-            process.kill()
-            process.wait(10)
-
-
-def start(settings: Settings, role: Role, log: Path) -> subprocess.Popen[bytes]:
-    environment = child_environment(
-        settings, RECSYS_SERVICES__REDIS_URL=settings.redis_url, RECSYS_CHANGES__POLL=str(POLL)
-    )
-    with log.open("wb") as stream:
-        command = [sys.executable, "-m", f"serving.predictors.{role}", "--colour", "blue"]
-        return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=stream, stderr=stream)
+        made.kill(*ROLES)
 
 
 def wait_until_ready(settings: Settings, role: Role, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -82,7 +89,7 @@ def wait_until_ready(settings: Settings, role: Role, process: subprocess.Popen[b
             time.sleep(0.2)
 
 
-async def test_the_ladder_under_real_predictors(platform: Settings, processes: Any, shop: Any) -> None:
+async def test_the_ladder_under_real_predictors(platform: Settings, processes: Any, own_redis: Any, shop: Any) -> None:
     async with shop.running(shop.patient(platform), predictors=False) as world:
         page = await world.page(user_id="u1", count=10)
         assert (page["rung"], page["degraded"]) == ("ranked", False)
@@ -96,27 +103,51 @@ async def test_the_ladder_under_real_predictors(platform: Settings, processes: A
         stranger = await world.page(session_id="new", count=3)
         assert stranger["rung"] in ("trending", "static")
 
-        answers = await under_load(world, processes["ranking"])
+        await under_load(world, own_redis.kill)
+        assert (await world.page(user_id="u1", count=5))["degraded"]
+        own_redis.start()
+        await recovered(world)
+
+        def kill_everything() -> None:
+            own_redis.kill()
+            processes.kill(*ROLES)
+
+        answers = await under_load(world, kill_everything)
+        assert answers[-1]["rung"] == "static"
+        own_redis.start()
+        processes.start(*ROLES)
+        await recovered(world)
+
+        answers = await under_load(world, lambda: processes.kill("ranking"))
         assert {page["rung"] for page in answers} == {"ranked", "retrieval"}
-        answers = await under_load(world, processes["retrieval"])
+        answers = await under_load(world, lambda: processes.kill("retrieval"))
         assert answers[-1]["rung"] == "history"  # what she bought before, in a shop of repeat purchases
         assert all(len(page["items"]) == 5 for page in answers)
 
 
-async def under_load(world: Any, process: subprocess.Popen[bytes]) -> list[dict[str, Any]]:
-    """Pages asked for before, while and after a process is killed; every one is a 200."""
+async def under_load(world: Any, kill: Callable[[], None]) -> list[dict[str, Any]]:
+    """Pages asked for before, while and after something is killed; every one is a 200 that says what it stands on."""
     pages = [await world.page(user_id="u1", count=5)]
     asking = [asyncio.create_task(world.page(user_id="u1", count=5)) for _ in range(10)]
-    process.kill()
+    await asyncio.sleep(0.01)  # so that calls are under way
+    await asyncio.to_thread(kill)
+    asking += [asyncio.create_task(world.page(user_id="u1", count=5)) for _ in range(10)]
     pages.extend(await asyncio.gather(*asking))
-    process.wait(10)
     pages.append(await world.page(user_id="u1", count=5))
+    assert all(page["rung"] in list(Rung) for page in pages)
+    assert all(page["degraded"] for page in pages if page["rung"] != "ranked")
     return pages
 
 
-async def test_a_new_item_reaches_pages_within_seconds(
-    platform: Settings, processes: dict[Role, subprocess.Popen[bytes]], shop: Any, tmp_path: Path
-) -> None:
+async def recovered(world: Any) -> None:
+    """By itself, soon after the parts are back: a pause of the circuit and a connection made anew."""
+    started = time.monotonic()
+    while (page := await world.page(user_id="u1", count=5))["degraded"] or page["rung"] != "ranked":
+        assert time.monotonic() - started < RECOVERY_SECONDS, page
+        await asyncio.sleep(0.05)
+
+
+async def test_a_new_item_reaches_pages_within_seconds(platform: Settings, processes: Any, shop: Any) -> None:
     async with shop.running(shop.patient(platform), predictors=False) as world:
         answer = await world.http.put("/api/v1/items", json={"items": [NEW]})
         assert answer.status_code == 202
@@ -133,10 +164,8 @@ async def test_a_new_item_reaches_pages_within_seconds(
         await world.http.put("/api/v1/items", json={"items": [NEW | {"price": 4.0}]})
         await shown(world, lambda item: item["price"] == 4.0, surface="similar", item_id="i1", count=60)
 
-        processes["retrieval"].kill()
-        processes["retrieval"].wait(10)
-        processes["retrieval"] = start(platform, "retrieval", tmp_path / "again.log")
-        wait_until_ready(platform, "retrieval", processes["retrieval"], tmp_path / "again.log")
+        processes.kill("retrieval")
+        processes.start("retrieval")
         with inference.BlockingClient(platform.predictor_address("retrieval", "blue")) as client:
             assert "new-candle" in client.retrieve(RetrievalRequest(query_item="i1", k=60)).item_ids
 
