@@ -16,7 +16,7 @@ business.
 
 import json
 import logging
-import math
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,13 +36,21 @@ KEPT_SECONDS = 14 * online.SECONDS_PER_DAY
 PAGE = 250  # changes per round trip of a reader: 5 ms, during which requests of the same event loop wait
 MICRO = 1_000_000
 _KEYS = ("{changes}:items", "{changes}:order")
+LARGEST = 2.0**53  # a price of more is none, and Arrow refuses an integer that no double holds
+_LONE = re.compile("[\ud800-\udfff]")  # JSON can say them, no encoding can, and one would stop all that follow
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and not _LONE.search(value)
+
+
 # By hand, because Arrow takes 140 microseconds to judge one row, and an event loop waits for a page of them.
 _IS: Mapping[Type, Callable[[Any], bool]] = {
-    "string": lambda value: isinstance(value, str),
-    "double": lambda value: type(value) in (int, float) and -math.inf < value < math.inf,
+    "string": _is_text,
+    "double": lambda value: type(value) in (int, float) and -LARGEST < value < LARGEST,
     "boolean": lambda value: isinstance(value, bool),
     "timestamp": lambda value: isinstance(value, str),
-    "array<string>": lambda value: isinstance(value, list) and all(isinstance(text, str) for text in value),
+    "array<string>": lambda value: isinstance(value, list) and all(map(_is_text, value)),
 }
 
 Item = Mapping[str, Any]  # the columns of ITEMS

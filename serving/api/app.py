@@ -43,9 +43,7 @@ def create(settings: Settings) -> FastAPI:
         try:
             yield
         finally:
-            for task in background:
-                task.cancel()
-            await asyncio.gather(*background, return_exceptions=True)
+            await _ended(background)
             await made.close()
 
     # The pages of /docs come with their scripts: a browser behind a firewall shows them too.
@@ -77,6 +75,15 @@ def _share(app: FastAPI, origins: Sequence[str]) -> None:
         allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Deadline-Ms", "X-Last-Item", "X-Request-ID"],
         expose_headers=["RateLimit", "RateLimit-Policy", "Retry-After", "Server-Timing", "X-Request-ID"],
     )
+
+
+async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """End tasks; once more where a library that one waits in has swallowed that it is to end."""
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=1.0)
 
 
 def _health(app: FastAPI, metrics: Metrics) -> None:

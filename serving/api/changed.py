@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,8 @@ from serving.api.live import LiveRelease, Watcher
 from serving.api.metrics import Metrics
 
 log = logging.getLogger(__name__)
+
+Vectors = dict[str, tuple[int, NDArray[np.float32]]]  # of new items: version, [dim]
 
 
 class Changed:
@@ -28,27 +29,27 @@ class Changed:
     def __init__(self, store: online.AsyncClient, interval: float, metrics: Metrics) -> None:
         self._store, self._interval, self._metrics = store, interval, metrics
         self._overlay = Overlay()
-        self._live: LiveRelease | None = None
-        self._vectors: dict[str, tuple[int, NDArray[np.float32]]] = {}
+        self._vectors: dict[str, Vectors] = {}  # by release
 
-    async def lay(self, loaded: LiveRelease) -> LiveRelease:
-        """The release with the changes over it, made in a thread of its own."""
-        if self._live is not loaded:
-            self._live, self._vectors = loaded, {}
-            await self._fetch()
-        vectors = {item_id: vector for item_id, (_, vector) in self._vectors.items()}
-        return await asyncio.to_thread(loaded.changed, self._overlay.items, vectors)
+    async def lay(self, live: LiveRelease) -> LiveRelease:
+        """A release with the changes over it, made in a thread of its own."""
+        if live.release_id not in self._vectors:
+            await self._fetch(live)
+        vectors = {item_id: vector for item_id, (_, vector) in self._vectors.get(live.release_id, {}).items()}
+        return await asyncio.to_thread(live.changed, self._overlay.items, vectors)
 
     async def poll(self, watcher: Watcher) -> None:
-        """Take what is new, if anything is, into the release that serves."""
-        before = self._overlay
+        """Take what is new, if anything is, into the releases that serve."""
+        before, held = self._overlay, watcher.held
         try:
             self._overlay = await changes.newer_async(self._store, before)
         except Retryable as error:
             log.warning("the catalogue stays as it was: %s", error)
             self._metrics.falls.labels("changes", "down").inc()
             return
-        if await self._fetch() or self._overlay is not before:
+        self._vectors = {live.release_id: self._vectors.get(live.release_id, {}) for live in held}
+        fetched = [await self._fetch(live) for live in held]
+        if any(fetched) or self._overlay is not before:
             await watcher.relay()
 
     async def follow(self, watcher: Watcher) -> None:
@@ -60,24 +61,21 @@ class Changed:
             except Exception:  # the edge of a background task: it must not end while the process serves
                 log.exception("the changes of the catalogue could not be taken")
 
-    async def _fetch(self) -> bool:
+    async def _fetch(self, live: LiveRelease) -> bool:
         """Read the vectors of new items that retrieval has embedded since; true if there are any."""
-        if self._live is None or not (wanted := self._wanted(self._live)):
+        held, known = self._vectors.setdefault(live.release_id, {}), live.loaded.catalogue.row_of
+        wanted = {
+            item_id: change.version
+            for item_id, change in self._overlay.changes.items()
+            if change.available and item_id not in known and held.get(item_id, (0,))[0] != change.version
+        }
+        if not wanted:
             return False
+        dim = live.vectors.shape[1]
         try:
-            call = changes.vectors(self._live.release_id, wanted, self._live.dim)
-            found = await arms.run_async(self._store, call)
+            found = await arms.run_async(self._store, changes.vectors(live.release_id, wanted, dim))
         except Retryable as error:
             log.warning("new items are without vectors: %s", error)
             return False
-        self._vectors |= {item_id: (wanted[item_id], vector) for item_id, vector in found.items()}
+        held |= {item_id: (wanted[item_id], vector) for item_id, vector in found.items()}
         return bool(found)
-
-    def _wanted(self, live: LiveRelease) -> Mapping[str, int]:
-        """New items whose vector is not here, with the version that it must be of."""
-        new = live.catalogue.row_of
-        return {
-            item_id: change.version
-            for item_id, change in self._overlay.changes.items()
-            if change.available and item_id not in new and self._vectors.get(item_id, (0,))[0] != change.version
-        }

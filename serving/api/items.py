@@ -29,6 +29,7 @@ router = APIRouter(prefix="/api/v1", tags=["catalogue"])
 
 TOPIC = "items"
 RETRY_AFTER = 1
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)  # epoch seconds begin there; of the year 1 not every time has a UTC
 Text = Annotated[str, Field(max_length=500)]
 Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
 Texts = Annotated[list[Text], Field(max_length=100)]
@@ -36,7 +37,7 @@ TYPES: Mapping[schema.Type, Any] = {
     "string": Text,
     "double": Annotated[float, Field(allow_inf_nan=False)],
     "boolean": bool,
-    "timestamp": AwareDatetime,
+    "timestamp": Annotated[AwareDatetime, Field(ge=EARLIEST)],
     "array<string>": Texts,
 }
 # What is narrower or wider than its type; the quality gate asks for the same of titles, categories and prices.
@@ -45,7 +46,7 @@ OWN: Mapping[str, Any] = {
     "title": Words,
     "category": Words,
     "description": Annotated[str, Field(max_length=10_000)],
-    "price": Annotated[float, Field(gt=0, allow_inf_nan=False)],
+    "price": Annotated[float, Field(gt=0, lt=changes.LARGEST, allow_inf_nan=False)],
 }
 EXAMPLE: dict[str, Any] = {
     "item_id": "85123B",

@@ -6,7 +6,7 @@ A request takes `Watcher.current` once and keeps it, so that a switch in the mid
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -41,13 +41,13 @@ class LiveRelease:
         catalogue: its items, as they are now.
         vectors: [items, dim] of its index, mapped from disk, so that all processes of a machine share one copy; zeros
             for a new item that retrieval has not embedded yet.
-        shipped: rows that the release was made with; behind them are items that are new since.
+        under: the release as it was loaded, where changes of the catalogue lie over it.
     """
 
     release: Release
     catalogue: Catalogue
     vectors: embeddings.Vectors
-    shipped: int
+    under: "LiveRelease | None" = None
 
     @property
     def release_id(self) -> str:
@@ -64,9 +64,14 @@ class LiveRelease:
         return bool(self.catalogue.meta.get("allow_repeats", False))
 
     @property
-    def dim(self) -> int:
-        """Length of a vector."""
-        return int(self.vectors.shape[1])
+    def loaded(self) -> "LiveRelease":
+        """As it was loaded, without changes."""
+        return self.under or self
+
+    @property
+    def shipped(self) -> int:
+        """Rows that the release was made with; behind them are items that are new since."""
+        return len(self.loaded.catalogue)
 
     @cached_property
     def as_of(self) -> float:
@@ -228,20 +233,21 @@ class LiveRelease:
     def changed(
         self, changes: Mapping[str, Mapping[str, Any] | None], vectors: Mapping[str, NDArray[np.float32]]
     ) -> "LiveRelease":
-        """This release, as it was loaded, with the catalogue as it is now.
+        """The release as it was loaded, with these changes of the catalogue over it.
 
         Args:
             changes: see `Catalogue.changed`.
             vectors: [dim] of new items by id, as far as they are known.
         """
-        catalogue = self.catalogue.changed(changes)
-        if catalogue is self.catalogue:
-            return self
-        fresh = np.zeros((len(catalogue) - self.shipped, self.dim), np.float32)
+        under = self.loaded
+        catalogue = under.catalogue.changed(changes)
+        if catalogue is under.catalogue:
+            return under
+        fresh = np.zeros((len(catalogue) - self.shipped, under.vectors.shape[1]), np.float32)
         for row, item_id in enumerate(catalogue.ids[self.shipped :]):
             if item_id in vectors:
                 fresh[row] = vectors[item_id]
-        return replace(self, catalogue=catalogue, vectors=embeddings.Extended(self.vectors, fresh)).prepare()
+        return LiveRelease(self.release, catalogue, embeddings.Extended(under.vectors, fresh), under).prepare()
 
     def prepare(self) -> "LiveRelease":
         """Compute the columns now, so that no request pays for them."""
@@ -278,7 +284,7 @@ def load(releases: release.Releases, found: Release) -> LiveRelease:
     ids, vectors = embeddings.read(releases.open(found, "index").path)
     if not np.array_equal(ids, items.ids):
         raise embeddings.BadIndex(f"the index of {found.release_id} holds other items than its catalogue; roll back")
-    return LiveRelease(found, items, vectors, len(items)).prepare()
+    return LiveRelease(found, items, vectors).prepare()
 
 
 async def _nothing(found: LiveRelease) -> None:
@@ -302,7 +308,7 @@ class Watcher:
         root: storage root.
         on_load: awaited with each release that was loaded, before it begins to serve.
         wanted: ids of the releases that variants of experiments name.
-        lay: lays the changes of the catalogue over a release as it was loaded.
+        lay: lays the changes of the catalogue over a release.
         current: what serves; None before the first release.
         standing: a wanted release that the other colour holds.
     """
@@ -313,7 +319,6 @@ class Watcher:
     lay: Callable[[LiveRelease], Awaitable[LiveRelease]] = _as_shipped
     current: LiveRelease | None = None
     standing: LiveRelease | None = None
-    _loaded: LiveRelease | None = None
     _stamp: tuple[int, int] = (0, 0)
     _not_before: float = 0.0
     _stand_not_before: float = 0.0
@@ -341,33 +346,42 @@ class Watcher:
             self._stamp = stamp
             if found is not None:
                 await self.on_load(found)
-                self._loaded, self.current = found, await self.lay(found)
+                self.current = await self.lay(found)
                 log.info("release %s serves, colour %s", found.release_id, found.release.colour)
             return found is not None
 
+    @property
+    def held(self) -> list[LiveRelease]:
+        """The releases that a request may be answered from."""
+        return [found for found in (self.current, self.standing) if found is not None]
+
     def holding(self, release_id: str) -> LiveRelease | None:
         """A release that a colour holds; None if none does."""
-        held = (found for found in (self.current, self.standing) if found and found.release_id == release_id)
-        return next(held, None)
+        return next((found for found in self.held if found.release_id == release_id), None)
 
     async def stand(self) -> None:
         """Load the release of the other colour if a variant names it, or let go of it. One that cannot be read is
         logged, and not held."""
         wanted, clock = self.wanted(), asyncio.get_running_loop().time()
-        if self.current is None or not wanted:
-            self.standing = None
-        elif clock >= self._stand_not_before:
-            try:
-                self.standing = await asyncio.to_thread(self._other, release.Releases(self.root), wanted)
-            except UNUSABLE as error:
-                log.error("the release of an experiment cannot be served, the live one serves: %s", error)
-                self.standing, self._stand_not_before = None, clock + RETRY_SECONDS
+        async with self._lock:
+            if self.current is None or not wanted:
+                self.standing = None
+            elif clock >= self._stand_not_before:
+                try:
+                    found = await asyncio.to_thread(self._other, release.Releases(self.root), wanted)
+                    if found is not self.standing:
+                        self.standing = None if found is None else await self.lay(found)
+                except UNUSABLE as error:
+                    log.error("the release of an experiment cannot be served, the live one serves: %s", error)
+                    self.standing, self._stand_not_before = None, clock + RETRY_SECONDS
 
     async def relay(self) -> None:
-        """Lay the changes over the release that serves once more."""
+        """Lay the changes over what serves once more."""
         async with self._lock:
-            if self._loaded is not None:
-                self.current = await self.lay(self._loaded)
+            if self.current is not None:
+                self.current = await self.lay(self.current)
+            if self.standing is not None:
+                self.standing = await self.lay(self.standing)
 
     async def watch(self) -> None:
         """Look for ever."""

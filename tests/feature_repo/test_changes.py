@@ -83,6 +83,8 @@ def test_versions_go_on_after_redis_has_lost_everything(store: online.Client) ->
         (changes.encode(MUG | {"title": ""}), "title is empty"),
         (changes.encode(MUG | {"price": float("nan")}), "price must be double, got nan"),
         (changes.encode(MUG | {"price": float("inf")}), "price must be double, got inf"),
+        (changes.encode(MUG | {"price": 2**64}), "price must be double"),
+        (changes.encode(MUG).replace(b'"Mug"', b'"\\ud800"'), "title must be string"),
         (changes.encode(MUG | {"price": "cheap"}), "cheap"),
         (changes.encode(MUG | {"created_at": 5}), "created_at must be timestamp, got 5"),
         (changes.encode(MUG | {"created_at": "noon"}), "Invalid isoformat"),

@@ -12,3 +12,4 @@ def test_rows_are_those_of_one_matrix() -> None:
     np.testing.assert_array_equal(both[rows], np.concatenate([shipped, fresh])[rows])
     assert both[rows[:0]].shape == (0, 3)
     assert both.shape == (5, 3)
+    assert (both @ np.array([1, 2, 3], np.float32)).tolist() == [1, 2, 3, 3, 3]

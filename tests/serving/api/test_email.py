@@ -98,7 +98,7 @@ async def test_a_run_that_failed_goes_on_where_it_ended(world: Any, monkeypatch:
     users = [f"u{n}" for n in range(5)]
     publish(world.settings, DAY, *users)
     with online.connect(world.settings.redis_url) as store:  # retrieval is asked about those who are known
-        shoppers.write_profiles(store, [(user, shoppers.Profile(items=("i5",), events=1)) for user in users])
+        shoppers.write_profiles(store, [(user, {"items": ["i5"], "events": 1}) for user in users])
     watcher, answer = world.app.state.parts.watcher, world.retrieval.answer
     release = watcher.current
 

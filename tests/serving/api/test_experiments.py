@@ -307,6 +307,18 @@ async def test_a_variant_is_served_by_the_colour_that_holds_its_release(world: A
 
 
 @pytest.mark.services
+async def test_the_catalogue_of_a_variant_changes_as_that_of_the_live_release(world: Any, green: Any) -> None:
+    first, *_ = (await world.page(user_id="ann", count=10))["items"]
+    await world.http.delete(f"/api/v1/items/{first['item_id']}")
+    parts = world.app.state.parts
+    await parts.changed.poll(parts.watcher)
+    await parts.watcher.stand()
+    page = await world.page(user_id="ann", count=30)
+    assert page["release_id"] == "r2"
+    assert first["item_id"] not in [item["item_id"] for item in page["items"]]
+
+
+@pytest.mark.services
 async def test_an_item_that_the_release_of_a_variant_lacks_costs_candidates_and_no_answer(
     world: Any, green: Any
 ) -> None:

@@ -182,6 +182,7 @@ async def test_while_redis_is_away_the_catalogue_stays_and_changes_are_refused(
 @pytest.mark.parametrize(
     ("change", "status", "pointer", "words"),
     [
+        ({"price": 1e16}, 422, "#/items/1/price", "less than"),
         ({"price": 0.0}, 422, "#/items/1/price", "greater than 0"),
         ({"price": "12"}, 400, "#/items/1/price", "number"),
         ({"colour": "red"}, 400, "#/items/1/colour", "Extra inputs"),
@@ -194,6 +195,7 @@ async def test_while_redis_is_away_the_catalogue_stays_and_changes_are_refused(
         ({"available": "yes"}, 400, "#/items/1/available", "boolean"),
         ({"created_at": "2024-02-29T12:00:00"}, 400, "#/items/1/created_at", "timezone"),
         ({"created_at": (datetime.now(UTC) + timedelta(days=1)).isoformat()}, 422, "#/items/1/created_at", "future"),
+        ({"created_at": "0001-01-01T00:00:00+01:00"}, 422, "#/items/1/created_at", "1970"),
         ({"tags": "toys"}, 400, "#/items/1/tags", "array"),
     ],
 )
@@ -223,6 +225,7 @@ async def test_a_bad_item_is_refused_at_its_place_and_nothing_of_the_batch_is_ta
         (json.dumps({"items": [NEW | {"item_id": f"n{n}"} for n in range(1001)]}), 422, "at most 1000 items"),
         ('{"items": []}', 422, "#/items"),
         (json.dumps(NEW), 400, "items: Field required"),
+        (json.dumps({"items": [NEW | {"title": "\ud800"}]}), 400, "Invalid JSON"),
         ("{", 400, "Invalid JSON"),
     ],
 )
