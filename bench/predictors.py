@@ -3,26 +3,31 @@
     nice .venv/bin/python -m bench.predictors [--requests 500]
 
 Needs a running platform with a live release. Prints one JSON line per figure: p50 and p99 of whole calls as a
-client sees them, beside the limit, and the p50 of each stage inside.
+client sees them, beside the limit, and the p50 of each stage inside. Beside them, what reading the features of the same
+candidates through Feast would take, which is why the ranking predictor has them in memory.
 """
 
 import argparse
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bench import figures
+from feature_repo import names, online, store
 from models import catalogue
 from models.release import Releases
 from pipelines import datasets
 from recsys import settings as configuration
 from recsys.errors import UsageError
 from recsys.inference import BlockingClient, RankingRequest, RankingResponse, RetrievalRequest, RetrievalResponse
+from recsys.settings import Settings
 
 K = 500
+MATRIX_ROWS = 5_000  # items of a middling shop; looking up rows takes the same of any number
 LIMITS_MS = {"retrieval": 6.0, "ranking": 8.0}  # p50 on an idle core; the budgets of the request path are 50 and 50
 
 Answer = RetrievalResponse | RankingResponse
@@ -44,6 +49,25 @@ def measure(role: str, call: Callable[[int], Answer], requests: int) -> None:
     figures.report(f"predictors.{role}_p99", p99, "ms", k=K)
     for stage, values in stages.items():
         figures.report(f"predictors.{role}_{stage}_p50", float(np.percentile(values, 50)), "ms", k=K)
+
+
+def from_memory_or_store(settings: Settings, candidates: Sequence[NDArray[np.object_]], requests: int) -> None:
+    """Time reading the item features of candidates through Feast's own client, beside looking them up in memory."""
+    features = store.connect(settings, online.WRITE_TIMEOUT)
+    matrix = np.random.default_rng(settings.seed).random((MATRIX_ROWS, len(names.ITEM_STATS)), np.float32)
+    rows = np.random.default_rng(settings.seed).integers(0, len(matrix), (len(candidates), len(candidates[0])))
+    read, looked = [], []
+    for number in range(requests):
+        some = number % len(candidates)
+        started = time.perf_counter()
+        store.read_online(features, "items_v1", "item_id", candidates[some].tolist())
+        read.append(1000 * (time.perf_counter() - started))
+        started = time.perf_counter()
+        matrix[rows[some]]
+        looked.append(1000 * (time.perf_counter() - started))
+    (p50, p99), memory = np.percentile(read, [50, 99]).tolist(), float(np.median(looked))
+    figures.report("predictors.feast_items_p50", p50, "ms", peer=memory, k=len(candidates[0]), peer_is="in memory")
+    figures.report("predictors.feast_items_p99", p99, "ms", k=len(candidates[0]))
 
 
 def main() -> None:
@@ -70,6 +94,7 @@ def main() -> None:
         measure(
             "ranking", lambda n: ranking.rank(RankingRequest(candidates[n % 20], scores, asked[n])), options.requests
         )
+    from_memory_or_store(settings, candidates, min(options.requests, 100))
 
 
 if __name__ == "__main__":

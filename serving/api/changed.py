@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from feature_repo import arms, changes, online
 from feature_repo.changes import Overlay
 from recsys.errors import Retryable
-from serving.api.live import LiveRelease, Watcher
+from serving.api.live import LiveRelease
 from serving.api.metrics import Metrics
+from serving.api.watcher import Watcher
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -52,7 +52,7 @@ class Pool:
 
     Attributes:
         live: the release that they are of.
-        rows: [n] catalogue rows.
+        item_ids, rows: [n] the arms, and their catalogue rows.
         owed: item ids among them that have not had their guaranteed exposure.
         edition: digest of the arms and of what is known of them: the same in every process that knows the same.
         posterior: of their success rates.
@@ -61,12 +61,17 @@ class Pool:
     """
 
     live: LiveRelease
+    item_ids: NDArray[np.object_]
     rows: Rows
     owed: frozenset[str]
     edition: str
     posterior: Beta
     thompson: Particles
     linear: Linear
+
+    def within(self, live: LiveRelease) -> "Pool":
+        """The same arms by the rows of the catalogue as it is now; -1 for one that has left it since."""
+        return self if live is self.live else replace(self, live=live, rows=live.catalogue.rows(self.item_ids))
 
     def policy(self, explore: Explore, features: Floats) -> Policy:
         """The policy of a surface, for a request whose arms have these features, see `contexts.of`."""
@@ -147,6 +152,7 @@ class Explorer:
         upcoming = [Slot(position, int(found.rows[position])) for position in order]
         if explore is None or pool is None or pool.live.release_id != visit.live.release_id:
             return upcoming[:length]
+        pool = pool.within(visit.live)
         share = bandits.rate(visit.shopper.interactions, explore.share, explore.newcomer)
         places = bandits.slots(page, share)
         allowed = _allowed(pool, upcoming, visit)
@@ -262,7 +268,16 @@ def _pool(
     digest.update(regression.gram.tobytes() + regression.moment.tobytes())
     edition = digest.hexdigest()
     linear = bandits.linear(regression, SPREAD, f"{VERSION}-{contexts.NAME}", edition)
-    return Pool(live, rows, owed, edition, posterior, bandits.thompson(posterior, VERSION, edition), linear)
+    return Pool(
+        live,
+        live.catalogue.ids[rows],
+        rows,
+        owed,
+        edition,
+        posterior,
+        bandits.thompson(posterior, VERSION, edition),
+        linear,
+    )
 
 
 def _allowed(pool: Pool, upcoming: Sequence[Slot], visit: Visit) -> NDArray[np.bool_]:
@@ -270,7 +285,8 @@ def _allowed(pool: Pool, upcoming: Sequence[Slot], visit: Visit) -> NDArray[np.b
     live, rows = visit.live, pool.rows
     shown = [slot.row for slot in upcoming]
     known = live.catalogue.rows([*visit.seen, *visit.anchors])
-    allowed = live.shown_in(visit.region)[rows] & filters.inside(visit.ask, live, rows)
+    allowed = (rows >= 0) & live.available[rows] & live.shown_in(visit.region)[rows]
+    allowed &= filters.inside(visit.ask, live, rows)
     return np.asarray(allowed & ~np.isin(rows, shown) & ~np.isin(rows, known))
 
 

@@ -1,15 +1,9 @@
-"""The live release in memory, watched in the background and replaced as a whole.
+"""The live release in memory: what a request needs of it, as arrays."""
 
-A request takes `Watcher.current` once and keeps it, so that a switch in the middle of it changes nothing for it.
-"""
-
-import asyncio
-import logging
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,13 +15,7 @@ from feature_repo.events import top_category
 from models import catalogue, embeddings, release
 from models.catalogue import Catalogue, Ranked
 from models.release import Release
-from recsys.errors import RecsysError
-from recsys.settings import COLOURS
 
-log = logging.getLogger(__name__)
-
-POLL_SECONDS = 0.25
-RETRY_SECONDS = 5.0
 NEW_DAYS = 14.0
 Lists = Mapping[str, Mapping[str, Ranked]]
 
@@ -285,128 +273,3 @@ def load(releases: release.Releases, found: Release) -> LiveRelease:
     if not np.array_equal(ids, items.ids):
         raise embeddings.BadIndex(f"the index of {found.release_id} holds other items than its catalogue; roll back")
     return LiveRelease(found, items, vectors).prepare()
-
-
-async def _nothing(found: LiveRelease) -> None:
-    """For a watcher that nobody wants to hear from."""
-
-
-async def _as_shipped(found: LiveRelease) -> LiveRelease:
-    """For a watcher that knows no changes."""
-    return found
-
-
-# What may be wrong with a release on the disk.
-UNUSABLE = (RecsysError, OSError, KeyError, ValueError, TypeError)
-
-
-@dataclass
-class Watcher:
-    """Follows `live.json`, and what the other colour holds while an experiment wants it.
-
-    Attributes:
-        root: storage root.
-        on_load: awaited with each release that was loaded, before it begins to serve.
-        wanted: ids of the releases that variants of experiments name.
-        lay: lays the changes of the catalogue over a release.
-        current: what serves; None before the first release.
-        standing: a wanted release that the other colour holds.
-    """
-
-    root: Path
-    on_load: Callable[[LiveRelease], Awaitable[None]] = _nothing
-    wanted: Callable[[], frozenset[str]] = frozenset
-    lay: Callable[[LiveRelease], Awaitable[LiveRelease]] = _as_shipped
-    current: LiveRelease | None = None
-    standing: LiveRelease | None = None
-    _stamp: tuple[int, int] = (0, 0)
-    _not_before: float = 0.0
-    _stand_not_before: float = 0.0
-    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    async def refresh(self) -> bool:
-        """Load the live release if it is another one; True if it is. A release that cannot be read is logged, and
-        the last one keeps serving."""
-        releases = release.Releases(self.root)
-        async with self._lock:
-            try:
-                status = releases.live_file.stat()
-            except FileNotFoundError:
-                return False
-            stamp = (status.st_mtime_ns, status.st_ino)
-            clock = asyncio.get_running_loop().time()
-            if stamp == self._stamp or clock < self._not_before:
-                return False
-            try:
-                found = await asyncio.to_thread(self._load, releases)
-            except UNUSABLE as error:
-                log.error("the live release cannot be served, the last one stays: %s", error)
-                self._not_before = clock + RETRY_SECONDS
-                return False
-            self._stamp = stamp
-            if found is not None:
-                await self.on_load(found)
-                self.current = await self.lay(found)
-                log.info("release %s serves, colour %s", found.release_id, found.release.colour)
-            return found is not None
-
-    @property
-    def held(self) -> list[LiveRelease]:
-        """The releases that a request may be answered from."""
-        return [found for found in (self.current, self.standing) if found is not None]
-
-    def holding(self, release_id: str) -> LiveRelease | None:
-        """A release that a colour holds; None if none does."""
-        return next((found for found in self.held if found.release_id == release_id), None)
-
-    async def stand(self) -> None:
-        """Load the release of the other colour if a variant names it, or let go of it. One that cannot be read is
-        logged, and not held."""
-        wanted, clock = self.wanted(), asyncio.get_running_loop().time()
-        async with self._lock:
-            if self.current is None or not wanted:
-                self.standing = None
-            elif clock >= self._stand_not_before:
-                try:
-                    found = await asyncio.to_thread(self._other, release.Releases(self.root), wanted)
-                    if found is not self.standing:
-                        self.standing = None if found is None else await self.lay(found)
-                except UNUSABLE as error:
-                    log.error("the release of an experiment cannot be served, the live one serves: %s", error)
-                    self.standing, self._stand_not_before = None, clock + RETRY_SECONDS
-
-    async def relay(self) -> None:
-        """Lay the changes over what serves once more."""
-        async with self._lock:
-            if self.current is not None:
-                self.current = await self.lay(self.current)
-            if self.standing is not None:
-                self.standing = await self.lay(self.standing)
-
-    async def watch(self) -> None:
-        """Look for ever."""
-        while True:
-            try:
-                await self.refresh()
-                await self.stand()
-            except Exception:  # the edge of a background task: it must not end while the process serves
-                log.exception("the live release could not be looked at")
-            await asyncio.sleep(POLL_SECONDS)
-
-    def _load(self, releases: release.Releases) -> LiveRelease | None:
-        found = releases.live()
-        if found is None or (self.current is not None and found == self.current.release):
-            return None
-        return load(releases, found)
-
-    def _other(self, releases: release.Releases, wanted: frozenset[str]) -> LiveRelease | None:
-        assert self.current is not None
-        live = self.current.release.colour
-        found = next((held for colour in COLOURS if colour != live and (held := releases.candidate(colour))), None)
-        if found is None or found.release_id not in wanted - {self.current.release_id}:
-            return None
-        if self.standing is not None and self.standing.release == found:
-            return self.standing
-        # A candidate listens before its deployment has tried it out; what was live has been.
-        proven = any(record.release_id == found.release_id for record in releases.history())
-        return load(releases, found) if proven else None

@@ -19,11 +19,12 @@ from serving.api.followed import File
 from serving.api.funnel import Funnel
 from serving.api.intake import Receiver
 from serving.api.limits import Limits
-from serving.api.live import LiveRelease, Watcher
+from serving.api.live import LiveRelease
 from serving.api.metrics import Metrics
 from serving.api.pages import Pages
 from serving.api.shelf import Shelf
 from serving.api.surfaces import Surface
+from serving.api.watcher import Watcher
 
 
 @dataclass(frozen=True)

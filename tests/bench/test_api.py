@@ -67,8 +67,8 @@ async def test_a_server_that_is_away_is_no_success(served: tuple[Server, api.Cal
 
 def test_requests_are_the_same_for_the_same_seed_and_follow_zipf() -> None:
     users = [f"u{n}" for n in range(100)]
-    first = list(itertools.islice(api.paths(users, ["i"], 1), 2000))
-    assert first == list(itertools.islice(api.paths(users, ["i"], 1), 2000))
+    first = list(itertools.islice(api.paths(users, ["i"], ["Toys"], 1), 2000))
+    assert first == list(itertools.islice(api.paths(users, ["i"], ["Toys"], 1), 2000))
     seen = Counter(path.rsplit("user_id=", 1)[1].split("&")[0] for path in first if "user_id=" in path)
     counts = sorted(seen.values())
     assert counts[-1] > 5 * np.median(counts)

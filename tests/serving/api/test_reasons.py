@@ -10,7 +10,7 @@ import pytest
 from models.release import Releases
 from recsys.inference import strings
 from recsys.settings import Settings
-from serving.api import live, reasons
+from serving.api import live, reasons, watcher
 from serving.api.contract import Rung
 from serving.api.sources import candidates
 from serving.api.sources.candidates import Candidates
@@ -100,9 +100,9 @@ def test_a_record_that_is_no_release_is_an_error_that_the_watcher_survives(setti
     import asyncio
 
     shop.publish(settings)
-    watcher = live.Watcher(Path(settings.storage.root))
-    assert asyncio.run(watcher.refresh()) is True
+    watching = watcher.Watcher(Path(settings.storage.root))
+    assert asyncio.run(watching.refresh()) is True
     Releases(Path(settings.storage.root)).live_file.write_text(json.dumps({"release_id": "x"}))
-    assert asyncio.run(watcher.refresh()) is False
-    assert watcher.current is not None
-    assert watcher.current.release_id == "r1"
+    assert asyncio.run(watching.refresh()) is False
+    assert watching.current is not None
+    assert watching.current.release_id == "r1"
