@@ -64,12 +64,12 @@ def _replayed(line: Mapping[str, Any], k: int) -> Request:
     """A request of the log with what the shopper had done at that moment."""
     ask, facts = line["ask"], line.get("facts", {})
     request = RetrievalRequest(
-        user_id=ask["user_id"],
-        session_id=ask["session_id"],
-        query_item=ask["item_id"],
+        user_id=ask.get("user_id", ""),
+        session_id=ask.get("session_id", ""),
+        query_item=ask.get("item_id", ""),
         recent=tuple(map(Deed.decode, facts.get("recent", ()))),
         preferences=tuple(facts.get("stated", ())),
-        region=ask["region"],
+        region=ask.get("region", ""),
         k=k,
     )
-    return Request(request, ask["surface"])
+    return Request(request, ask.get("surface", "home"))

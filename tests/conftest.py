@@ -1,5 +1,7 @@
 """Fixtures that every suite shares: settings of its own, a real Redis, a Spark session."""
 
+import itertools
+import random
 import shutil
 import socket
 import subprocess
@@ -7,23 +9,25 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import prometheus_client  # noqa: F401 - before Feast, which would make all metrics of this process share files
 import pytest
 
 from recsys.settings import Network, Services, Settings, Storage, load
 
 load()
-_HANDED_OUT: set[int] = set()
+
+BLOCK = 30
+# Below 32,768, where Linux begins to hand out ports to outgoing connections: one of those may come in between.
+_BLOCKS = itertools.cycle(random.sample(range(10_000, 32_700, BLOCK), 756))
 
 
-def free_block(size: int = 30) -> int:
-    """The first of `size` consecutive free loopback ports."""
-    # Below 32,768, where Linux begins to hand out ports to outgoing connections: one of those may come in between.
-    for base in range(10_000 + (time.time_ns() // 1000) % 20_000, 32_700, size):
-        block = range(base, base + size)
-        if _HANDED_OUT.isdisjoint(block) and all(_is_free(port) for port in block):
-            _HANDED_OUT.update(block)  # a server may bind its port much later
+def free_block() -> int:
+    """The first of 30 consecutive free loopback ports. A block comes again only after all others: a server may bind its
+    port much later."""
+    for base in itertools.islice(_BLOCKS, 756):
+        if all(_is_free(port) for port in range(base, base + BLOCK)):
             return base
-    raise RuntimeError(f"no {size} consecutive free ports on 127.0.0.1")
+    raise RuntimeError(f"no {BLOCK} consecutive free ports on 127.0.0.1")
 
 
 def _is_free(port: int) -> bool:
@@ -48,7 +52,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real Redis on a free port; skips with the remedy where redis-server is not installed."""
     if shutil.which("redis-server") is None:
         pytest.skip("redis-server is not installed; `make setup` installs it")
-    port, folder = free_block(1), tmp_path_factory.mktemp("redis")
+    port, folder = free_block(), tmp_path_factory.mktemp("redis")
     command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:

@@ -97,9 +97,13 @@ async def test_the_quota_grows_again_and_clients_are_counted_apart(redis_url: st
 
 @pytest.mark.parametrize("port_is", ["closed", "silent"])
 async def test_without_redis_requests_pass_are_counted_and_soon_do_not_wait(settings: Settings, port_is: str) -> None:
-    silent = socket.create_server(("127.0.0.1", settings.network.redis))  # takes connections, and never answers
-    if port_is == "closed":
-        silent.close()
+    with socket.create_server(("127.0.0.1", settings.network.redis)) as silent:  # takes connections, and never answers
+        if port_is == "closed":
+            silent.close()
+        await _pass_without_redis(settings, port_is)
+
+
+async def _pass_without_redis(settings: Settings, port_is: str) -> None:
     metrics, store = Metrics(), online.connect_async(settings.redis_url)
     limits = Limits(store, burst_seconds=1, metrics=metrics)
     started = time.perf_counter()
@@ -113,4 +117,3 @@ async def test_without_redis_requests_pass_are_counted_and_soon_do_not_wait(sett
     }
     assert counted == {"down" if port_is == "closed" else "late": 5, "open": 45}
     await store.aclose()
-    silent.close()
