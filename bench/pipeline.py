@@ -25,7 +25,7 @@ from recsys import settings as configuration
 from recsys.settings import Network, Settings, Storage
 
 TOTAL_LIMIT_SECONDS = 360.0
-STAGES = [name for name in stage.STAGES if name not in ("register", "deploy")]
+STAGES = [name for name in stage.DAILY if name not in ("register", "deploy")]
 SAMPLE_EVERY = 0.2  # seconds between two looks at the memory of a stage
 
 

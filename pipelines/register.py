@@ -62,7 +62,7 @@ def main(params: Params, settings: Settings) -> stage.Result:
 def _results(params: Params, settings: Settings) -> dict[str, stage.Result]:
     """What the stages of the run have left; a stage that did not run is not among them."""
     found = {}
-    for name in stage.STAGES:
+    for name in stage.DAILY:
         try:
             found[name] = stage.result_of(settings, params.run, name)
         except BadData:

@@ -29,8 +29,8 @@ Result = dict[str, Any]
 RUN_ONLY = {"run", "result", "reuse"}  # parameters that do not change what a stage makes
 log = logging.getLogger(__name__)
 
-# In the order of the daily DAG; the last one has a DAG of its own.
-STAGES: Mapping[str, str] = {
+# In the order of the daily DAG.
+DAILY: Mapping[str, str] = {
     "ingest": "read a source into the staged events, items and users of a run",
     "quality": "quarantine bad rows, stop on a bad batch, publish the clean day",
     "trending": "decayed popularity per scope and co-visitation, with Spark",
@@ -44,9 +44,13 @@ STAGES: Mapping[str, str] = {
     "evaluate_ranker": "gate: the ranker against retrieval order, what is free, and boosted trees",
     "register": "register the models in MLflow with card and aliases",
     "deploy": "bring the release live, blue-green",
+}
+# In DAGs of their own.
+BESIDE: Mapping[str, str] = {
     "decisions": "publish what the API showed as a table, from the decision log",
     "email": "ask the API for an e-mail's recommendations to every active user",
 }
+STAGES: Mapping[str, str] = {**DAILY, **BESIDE}
 
 
 class Params(BaseModel):
