@@ -143,7 +143,12 @@ class Api(Group):
         0.2, gt=0, le=1, description="while models are slow, pages ask for this share of candidates at least; 1: all"
     )
     quality_delay_seconds: float = Field(10, ge=0, description="after a start, slowness does not count for so long")
-    candidates: int = Field(500, ge=20, le=3000, description="candidates asked of retrieval")
+    candidates: int = Field(
+        500,
+        ge=20,
+        le=3000,
+        description="as the ranker learns and is tried; what a surface asks for is in surfaces.yaml",
+    )
     max_count: int = Field(100, ge=1, description="most items one page may ask for")
     slate: int = Field(100, ge=20, description="items put in order for one request; all its pages come from them")
     page_seconds: int = Field(600, gt=0, description="how long a cursor is valid")

@@ -10,7 +10,19 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.middleware.cors import CORSMiddleware
 
 from recsys.settings import Settings
-from serving.api import auth, events, explain, items, middleware, onboarding, parts, problems, recommendations, tokens
+from serving.api import (
+    auth,
+    background,
+    events,
+    explain,
+    items,
+    middleware,
+    onboarding,
+    parts,
+    problems,
+    recommendations,
+    tokens,
+)
 from serving.api.demo import routes as demo
 from serving.api.metrics import Metrics
 from serving.api.problems import Problem
@@ -35,15 +47,14 @@ def create(settings: Settings) -> FastAPI:
         await made.changed.poll(made.watcher)
         await made.watcher.refresh()
         await made.watcher.stand()
-        background = [
-            asyncio.create_task(made.watcher.watch()),
-            asyncio.create_task(made.changed.follow(made.watcher)),
-            asyncio.create_task(made.explorer.watch(lambda: made.watcher.current)),
+        tasks = [
+            asyncio.create_task(background.every(seconds, work, what, metrics))
+            for seconds, work, what in made.background
         ]
         try:
             yield
         finally:
-            await _ended(background)
+            await background.ended(tasks)
             await made.close()
 
     # The pages of /docs come with their scripts: a browser behind a firewall shows them too.
@@ -75,15 +86,6 @@ def _share(app: FastAPI, origins: Sequence[str]) -> None:
         allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Deadline-Ms", "X-Last-Item", "X-Request-ID"],
         expose_headers=["RateLimit", "RateLimit-Policy", "Retry-After", "Server-Timing", "X-Request-ID"],
     )
-
-
-async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:
-    """End tasks; once more where a library that one waits in has swallowed that it is to end."""
-    left = set(tasks)
-    while left:
-        for task in left:
-            task.cancel()
-        _, left = await asyncio.wait(left, timeout=1.0)
 
 
 def _health(app: FastAPI, metrics: Metrics) -> None:

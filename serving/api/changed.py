@@ -23,12 +23,11 @@ class Changed:
 
     Args:
         store: the online store.
-        interval: seconds between two looks.
         metrics: where a look that fails is counted.
     """
 
-    def __init__(self, store: online.AsyncClient, interval: float, metrics: Metrics) -> None:
-        self._store, self._interval, self._metrics = store, interval, metrics
+    def __init__(self, store: online.AsyncClient, metrics: Metrics) -> None:
+        self._store, self._metrics = store, metrics
         self._overlay = Overlay()
         self._vectors: dict[str, Vectors] = {}  # by release
 
@@ -52,15 +51,6 @@ class Changed:
         fetched = [await self._fetch(live) for live in held]
         if any(fetched) or self._overlay is not before:
             await watcher.relay()
-
-    async def follow(self, watcher: Watcher) -> None:
-        """Poll for ever."""
-        while True:
-            await asyncio.sleep(self._interval)
-            try:
-                await self.poll(watcher)
-            except Exception:  # the edge of a background task: it must not end while the process serves
-                log.exception("the changes of the catalogue could not be taken")
 
     async def _fetch(self, live: LiveRelease) -> bool:
         """Read the vectors of new items that retrieval has embedded since; true if there are any."""

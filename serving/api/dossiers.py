@@ -34,6 +34,7 @@ class Facts:
         filters: names of the filters, as `dropped` counts them.
         count: items a page.
         policies: per explored place of the slate, the policy that chose and its propensity.
+        fresh: per item that came in after the release, its row at that moment, which another change may move.
     """
 
     release_id: str
@@ -44,6 +45,7 @@ class Facts:
     filters: list[str]
     count: int
     policies: dict[str, dict[str, Any]]
+    fresh: dict[str, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +132,7 @@ def made(
     policies = {
         str(place): {**slot.policy, "propensity": slot.propensity} for place, slot in enumerate(slate) if slot.policy
     }
+    rows = np.concatenate([everyone.rows, np.array([slot.row for slot in slate], np.int64)])
     return Dossier(
         Facts(
             visit.live.release_id,
@@ -140,6 +143,7 @@ def made(
             list(filtered.rules),
             visit.ask.count,
             policies,
+            {str(visit.live.catalogue.ids[row]): int(row) for row in rows[rows >= visit.live.shipped]},
         ),
         everyone.rows.astype(np.int32),
         bits.astype(np.uint32),
@@ -154,19 +158,21 @@ def made(
     )
 
 
-def explained(dossier: Dossier, row: int, live: LiveRelease) -> dict[str, Any]:
+def explained(dossier: Dossier, item_id: str, live: LiveRelease) -> dict[str, Any]:
     """Why an item is in the slate, or the first thing that kept it out.
 
     Args:
         dossier: of the request.
-        row: of the item in the catalogue.
-        live: the release that made the slate.
+        item_id: of the catalogue.
+        live: the release that made the slate, with the catalogue as it is now.
     """
+    now = live.catalogue.row_of[item_id]
+    row = now if now < live.shipped else dossier.facts.fresh.get(item_id, NOWHERE)
     found = np.flatnonzero(dossier.rows == row)
     place = np.flatnonzero(dossier.slate == row)
     answer: dict[str, Any] = {
         "position": int(place[0]) if len(place) else None,
-        "retrieval": _retrieval(dossier, row, live),
+        "retrieval": _retrieval(dossier, now, live),
         "sources": [],
         "ranker": None,
         "relevance": None,
@@ -180,12 +186,10 @@ def explained(dossier: Dossier, row: int, live: LiveRelease) -> dict[str, Any]:
         if np.isfinite(dossier.score[at]):
             heads = {head: _number(value) for head, value in zip(HEADS, dossier.heads[at], strict=True)}
             answer["ranker"] = heads | {"score": _number(dossier.score[at])}
-    return answer | _verdict(dossier, row, live, found, place)
+    return answer | _verdict(dossier, found, place)
 
 
-def _verdict(
-    dossier: Dossier, row: int, live: LiveRelease, found: NDArray[np.intp], place: NDArray[np.intp]
-) -> dict[str, Any]:
+def _verdict(dossier: Dossier, found: NDArray[np.intp], place: NDArray[np.intp]) -> dict[str, Any]:
     page = dossier.facts.count
     if len(place):
         slot = int(place[0])
@@ -201,7 +205,7 @@ def _verdict(
     if dossier.held[at] != rerank.NOT_HELD:
         rule = rerank.HOLDING[int(dossier.held[at])]
         return {"verdict": "held_back", "rule": rule, "because": f"the rule {rule} let others pass it"}
-    return _outranked(dossier, at, live)
+    return _outranked(dossier, at)
 
 
 FILTERS = {
@@ -213,7 +217,7 @@ FILTERS = {
 }
 
 
-def _outranked(dossier: Dossier, at: int, live: LiveRelease) -> dict[str, Any]:
+def _outranked(dossier: Dossier, at: int) -> dict[str, Any]:
     """By how much it missed the slate."""
     shown = dossier.relevance[np.isin(dossier.rows, dossier.slate)]
     least = float(np.nanmin(shown)) if np.isfinite(shown).any() else float("nan")

@@ -24,7 +24,7 @@ router = APIRouter(prefix="/api/v1", tags=["events"])
 
 TOPIC = "events"
 BY_SERVER = "ingested_at"
-EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)  # a clock that was never set says so, and epoch seconds begin there
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)  # epoch seconds begin there; of the year 1 not every time has a UTC
 TYPES: Mapping[schema.Type, Any] = {
     "string": Annotated[str, Field(max_length=500)],
     "double": Annotated[float, Field(allow_inf_nan=False)],

@@ -85,7 +85,7 @@ async def told(request_id: str, item_id: str, parts: Parts, client: auth.Client 
             404, "unknown-item", f"no item {item_id!r} in release {live.release_id}; it was never a candidate"
         )
     facts = dossier.facts
-    answer = dossiers.explained(dossier, row, live)
+    answer = dossiers.explained(dossier, item_id, live)
     return Explanation(
         request_id=request_id,
         release_id=facts.release_id,

@@ -21,7 +21,7 @@ from feature_repo import events as schema
 from recsys import bus
 from recsys.errors import Retryable
 from recsys.settings import Settings
-from serving.api import auth, problems
+from serving.api import auth, events, problems
 from serving.api.contract import Id
 from serving.api.problems import Problem, documented
 
@@ -29,7 +29,6 @@ router = APIRouter(prefix="/api/v1", tags=["catalogue"])
 
 TOPIC = "items"
 RETRY_AFTER = 1
-EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)  # epoch seconds begin there; of the year 1 not every time has a UTC
 Text = Annotated[str, Field(max_length=500)]
 Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
 Texts = Annotated[list[Text], Field(max_length=100)]
@@ -37,7 +36,7 @@ TYPES: Mapping[schema.Type, Any] = {
     "string": Text,
     "double": Annotated[float, Field(allow_inf_nan=False)],
     "boolean": bool,
-    "timestamp": Annotated[AwareDatetime, Field(ge=EARLIEST)],
+    "timestamp": Annotated[AwareDatetime, Field(ge=events.EARLIEST)],
     "array<string>": Texts,
 }
 # What is narrower or wider than its type; the quality gate asks for the same of titles, categories and prices.

@@ -1,7 +1,7 @@
 """The parts of one API process, made at its start and closed at its end."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,7 +9,7 @@ from pathlib import Path
 from feature_repo import online
 from recsys import bus, inference
 from recsys.settings import Settings
-from serving.api import events, experiments, items, surfaces
+from serving.api import events, experiments, explore, items, surfaces, watcher
 from serving.api.calls import Calls
 from serving.api.changed import Changed
 from serving.api.decisions import Decisions
@@ -50,6 +50,15 @@ class Parts:
     items: items.Taker
     item_log: bus.Log
 
+    @property
+    def background(self) -> list[tuple[float, Callable[[], Awaitable[object]], str]]:
+        """What to do beside the requests: every how many seconds, what, and its name."""
+        return [
+            (watcher.POLL_SECONDS, self.watcher.look, "looking at the live release"),
+            (self.settings.changes.poll, lambda: self.changed.poll(self.watcher), "following the catalogue"),
+            (explore.REFRESH_SECONDS, lambda: self.explorer.refresh(self.watcher.current), "following the arms"),
+        ]
+
     async def close(self) -> None:
         """Flush what waits, then let go; first the logs that hold what was promised."""
         self.event_log.close()
@@ -66,7 +75,7 @@ def build(settings: Settings, metrics: Metrics) -> Parts:
     client = inference.Client()
     store = online.connect_async(settings.redis_url)
     event_log, item_log = bus.Log(root, events.TOPIC), bus.Log(root, items.TOPIC)
-    changed = Changed(store, settings.changes.poll, metrics)
+    changed = Changed(store, metrics)
     calls = Calls(settings, client, store, metrics)
     book = experiments.follow(settings)
     explorer = Explorer(store, metrics, settings.api.guarantee)

@@ -117,15 +117,10 @@ class Watcher:
             if self.standing is not None:
                 self.standing = await self.lay(self.standing)
 
-    async def watch(self) -> None:
-        """Look for ever."""
-        while True:
-            try:
-                await self.refresh()
-                await self.stand()
-            except Exception:  # the edge of a background task: it must not end while the process serves
-                log.exception("the live release could not be looked at")
-            await asyncio.sleep(POLL_SECONDS)
+    async def look(self) -> None:
+        """Take what is new, of either colour."""
+        await self.refresh()
+        await self.stand()
 
     def _load(self, releases: release.Releases) -> LiveRelease | None:
         found = releases.live()

@@ -114,7 +114,7 @@ def _with_slate(settings: Any, slate: int) -> Any:
 @given(st.integers(0, 5), st.integers(0, 4))
 def test_a_dossier_is_read_as_it_was_kept(n: int, dim: int) -> None:
     rng = np.random.default_rng(n)
-    facts = Facts("r1", "home", "ranked", "ann", ["personal"], ["seen"], 5, {"3": {"name": "thompson"}})
+    facts = Facts("r1", "home", "ranked", "ann", ["personal"], ["seen"], 5, {"3": {"name": "thompson"}}, {"new": 7})
     floats = [rng.random(shape).astype(np.float32) for shape in (n, (n, 4), n, n)]
     small = np.full(n, -1, np.int8)
     kept = Dossier(
@@ -125,3 +125,17 @@ def test_a_dossier_is_read_as_it_was_kept(n: int, dim: int) -> None:
     assert found.facts == facts
     for name in ("rows", "proposed", "dropped", "retrieval", "heads", "score", "relevance", "held", "slate", "query"):
         np.testing.assert_array_equal(getattr(found, name), getattr(kept, name), strict=True)
+
+
+async def test_a_new_item_is_explained_though_another_has_left_since(world: Any) -> None:
+    new = {"category": "Toys > big", "created_at": "2024-02-29T00:00:00Z", "available": True}
+    items = [new | {"item_id": name, "title": f"Thing {name}"} for name in ("first", "second")]
+    changed, watcher = world.app.state.parts.changed, world.app.state.parts.watcher
+    assert (await world.http.put("/api/v1/items", json={"items": items})).status_code == 202
+    await changed.poll(watcher)
+    page = await world.page(user_id="ann", count=60)
+    place = [item["item_id"] for item in page["items"]].index("second")
+    assert (await world.http.delete("/api/v1/items/first")).status_code == 202
+    await changed.poll(watcher)  # "second" has the row that "first" had
+    found = await why(world, page, "second")
+    assert (found["position"], found["title"]) == (place, "Thing second")
