@@ -157,6 +157,7 @@ class RetrievalResponse:
         query: [dim] float32, unit norm, of the visitor, or of the request's item: times an item's vector, it is that
             item's score, whichever source proposed it.
         profile: what was known about the visitor.
+        visitor: the same in full, in the predictors' own form, for a `RankingRequest` of the same moment.
         release: id of the release that answered.
         timings: milliseconds by stage of the predictor.
     """
@@ -167,6 +168,7 @@ class RetrievalResponse:
     evidence_events: NDArray[np.object_]
     query: NDArray[np.float32]
     profile: Profile
+    visitor: str = ""
     release: str = ""
     timings: Mapping[str, float] = field(default_factory=dict)
 
@@ -178,13 +180,14 @@ class RetrievalResponse:
             "evidence_events": self.evidence_events,
             "query": self.query,
             "profile": strings([self.profile.to_json()]),
+            "visitor": strings([self.visitor]),
         }
 
     @staticmethod
     def from_tensors(tensors: Tensors, release: str, timings: Mapping[str, float]) -> "RetrievalResponse":
         arrays = {name: tensors[name] for name in ("item_ids", "scores", "evidence", "evidence_events", "query")}
-        profile = Profile.from_json(_single(tensors, "profile"))
-        return RetrievalResponse(**arrays, profile=profile, release=release, timings=timings)
+        profile, visitor = Profile.from_json(_single(tensors, "profile")), str(_single(tensors, "visitor"))
+        return RetrievalResponse(**arrays, profile=profile, visitor=visitor, release=release, timings=timings)
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,6 +201,8 @@ class RankingRequest:
         retrieval_scores: [n] float32, as retrieval gave them; 0 or NaN for an item from another source. Their order
             gives the retrieval rank, so the items themselves may come in any order.
         blend: weights of HEADS in the final score, at least 0 and not all 0; empty: the weights of the release.
+        visitor: who asks as retrieval knew them, from its response; "": the predictor reads them itself. With it both
+            see the same history at the same second, the feature store is read once, and the past can be asked again.
     """
 
     model: ClassVar[Role] = "ranking"
@@ -210,9 +215,10 @@ class RankingRequest:
     recent: tuple[Deed, ...] = ()
     preferences: tuple[str, ...] = ()
     blend: Mapping[str, float] = field(default_factory=dict)
+    visitor: str = ""
 
     def tensors(self) -> dict[str, NDArray[Any]]:
-        names = ("user_id", "session_id", "region", "surface")
+        names = ("user_id", "session_id", "region", "surface", "visitor")
         texts = {name: strings([getattr(self, name)]) for name in names}
         return (
             texts
@@ -229,6 +235,7 @@ class RankingRequest:
     def from_tensors(tensors: Tensors) -> "RankingRequest":
         """Raises KeyError or ValueError if a tensor is missing, the lengths differ, or the weights are senseless."""
         texts: dict[str, Any] = {n: str(_single(tensors, n)) for n in ("user_id", "session_id", "region", "surface")}
+        texts["visitor"] = str(_single(tensors, "visitor")) if "visitor" in tensors else ""
         items, scores = tensors["item_ids"], tensors["retrieval_scores"]
         if items.shape != scores.shape or items.ndim != 1:
             raise ValueError(f"item_ids {items.shape} and retrieval_scores {scores.shape} must both be [n]")

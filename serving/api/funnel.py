@@ -154,6 +154,7 @@ class Funnel:
             recent=visit.recent,
             preferences=visit.shopper.stated,
             blend=visit.surface.objectives,
+            visitor=pool.visitor,
         )
         return await self._calls.rank(request, visit.live, visit.trace)
 

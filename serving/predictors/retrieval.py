@@ -85,6 +85,7 @@ class Retriever:
             evidence_events=events,
             query=vectors[0],
             profile=self._profile(visitor, request.region),
+            visitor=visitor.to_json(),
             release=self._release.release_id,
             timings=watch.milliseconds,
         )

@@ -60,7 +60,9 @@ REQUESTS: Mapping[Role, type[RetrievalRequest] | type[RankingRequest]] = {
     "retrieval": RetrievalRequest,
     "ranking": RankingRequest,
 }
-_STRING_INPUTS = {"user_id", "session_id", "query_item", "recent", "preferences", "region", "surface", "item_ids"}
+_STRING_INPUTS = {
+    *("user_id", "session_id", "query_item", "recent", "preferences", "region", "surface", "item_ids", "visitor"),
+}
 
 
 class Predictor(kserve.Model):  # type: ignore[misc]
@@ -79,7 +81,7 @@ class Predictor(kserve.Model):  # type: ignore[misc]
 
         Raises:
             FailedPrecondition: the request is for a release that this process does not hold.
-            InvalidArgument: a tensor is missing or has a wrong shape.
+            InvalidArgument: a tensor is missing, has a wrong shape, or holds what the engine refuses.
         """
         raw = isinstance(payload, messages.ModelInferRequest)
         wanted = payload.parameters["release"].string_param if raw else (payload.parameters or {}).get("release")
@@ -90,14 +92,17 @@ class Predictor(kserve.Model):  # type: ignore[misc]
             request = REQUESTS[self.role].from_tensors(tensors)
         except (KeyError, ValueError) as error:
             raise InvalidArgument(f"{self.role}: {error}") from error
-        answer = await asyncio.get_running_loop().run_in_executor(self._pool, self._engine.answer, request)
+        try:
+            answer = await asyncio.get_running_loop().run_in_executor(self._pool, self._engine.answer, request)
+        except inference.Refused as error:
+            raise InvalidArgument(f"{self.role}: {error}") from error
         return inference.response_message(answer, self.role, payload.id) if raw else _rest_response(answer, payload)
 
     def get_input_types(self) -> list[dict[str, Any]]:
         names = ("user_id", "session_id", "region")
         more: dict[Role, dict[str, str]] = {
             "retrieval": {"query_item": "BYTES", "k": "INT32"},
-            "ranking": {"surface": "BYTES"},
+            "ranking": {"surface": "BYTES", "visitor": "BYTES"},
         }
         single = dict.fromkeys(names, "BYTES") | more[self.role]
         described = [{"name": n, "datatype": t, "shape": [1]} for n, t in single.items()]
@@ -113,7 +118,9 @@ class Predictor(kserve.Model):  # type: ignore[misc]
         numbers = ("scores", "query") if self.role == "retrieval" else ("scores", *inference.HEADS)
         kinds = dict.fromkeys(texts, "BYTES") | dict.fromkeys(numbers, "FP32")
         described = [{"name": name, "datatype": kind, "shape": [-1]} for name, kind in kinds.items()]
-        return described + [{"name": "profile", "datatype": "BYTES", "shape": [1]}] * (self.role == "retrieval")
+        if self.role == "retrieval":
+            described += [{"name": name, "datatype": "BYTES", "shape": [1]} for name in ("profile", "visitor")]
+        return described
 
     def stop(self) -> None:
         super().stop()

@@ -1,22 +1,23 @@
 """Who is asking, and when: a visitor's features from the feature store, in one read, or a stranger's where it is away.
 
-Both predictors read through here, so that retrieval and ranking see the same history at the same moment for the same
-request.
+Retrieval reads, and hands on what it knew (`Visitor.to_json`): ranking sees the same history at the same moment, and
+reads itself only where nothing is handed to it.
 """
 
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any, Self
 
+import orjson
 from feast.types import Array
 
 from feature_repo import names, store, transforms
 from models.release import Release
 from recsys.errors import Retryable
-from recsys.inference import Deed, RankingRequest, RetrievalRequest
+from recsys.inference import Deed, RankingRequest, Refused, RetrievalRequest
 from serving.predictors import stages
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,19 @@ class Visitor:
         """A string feature, "" where unknown."""
         return self.values.get(name) or ""
 
+    def to_json(self) -> str:
+        """All of it, for the predictor that is asked next."""
+        return orjson.dumps(self).decode()
+
+    @staticmethod
+    def from_json(text: str) -> "Visitor":
+        """What `to_json` wrote. Raises Refused for anything else."""
+        try:
+            raw = orjson.loads(text)
+            return Visitor(**{field.name: raw[field.name] for field in fields(Visitor)})
+        except (ValueError, KeyError, TypeError) as error:
+            raise Refused(f"visitor is not what retrieval answered with: {error!r}") from None
+
     def without(self, item_id: str) -> "Visitor":
         """The same visitor at the same moment, had they never met an item."""
         kept = [k for k, item in enumerate(self.items) if item != item_id]
@@ -86,11 +100,20 @@ class Reader:
 
     def read(self, request: RetrievalRequest | RankingRequest, watch: stages.Watch) -> Visitor:
         """Who asks, at this moment; timed as the stage `features`, and counted where the store does not answer."""
+        if isinstance(request, RankingRequest) and request.visitor:
+            return self._handed(request.visitor)
         now = transforms.request_time(self._clock(), self._as_of)
         with watch.stage("features"):
             visitor = self._at(now, request)
         if visitor.degraded:
             stages.DEGRADED.labels(request.model).inc()
+        return visitor
+
+    def _handed(self, text: str) -> Visitor:
+        visitor = Visitor.from_json(text)
+        missing = sorted(self._stranger.keys() - visitor.values.keys())
+        if missing:
+            raise Refused(f"visitor lacks the features {', '.join(missing)}; hand on what the same release answered")
         return visitor
 
     def _at(self, now: float, request: RetrievalRequest | RankingRequest) -> Visitor:

@@ -50,7 +50,7 @@ def test_responses_arrive_as_they_were() -> None:
     ids, scores = inference.strings(["é", "i2"]), np.array([0.5, 0.25], np.float32)
     nothing = inference.strings(["", "i2"])
     query = np.array([0.6, -0.8, 0.0], np.float32)
-    sent = RetrievalResponse(ids, scores, nothing, nothing, query, profile, "r1", {"tower": 1.5})
+    sent = RetrievalResponse(ids, scores, nothing, nothing, query, profile, "{é}", "r1", {"tower": 1.5})
     message = inference.response_message(sent, "retrieval", "id-1")
     arrived = inference.messages.ModelInferResponse.FromString(message.SerializeToString())
     assert (arrived.id, arrived.model_version) == ("id-1", "r1")
@@ -58,7 +58,8 @@ def test_responses_arrive_as_they_were() -> None:
     assert found.item_ids.tolist() == ["é", "i2"]
     assert found.evidence.tolist() == ["", "i2"]
     np.testing.assert_array_equal(found.query, query)
-    assert (found.profile, found.release, found.timings) == (profile, "r1", {"tower": 1.5})
+    assert (found.profile, found.visitor) == (profile, "{é}")
+    assert (found.release, found.timings) == ("r1", {"tower": 1.5})
     ranked = inference.response_message(RankingResponse(scores, scores, scores, scores, 2 * scores, "r1"), "ranking")
     assert RankingResponse.from_tensors(*inference.read_response(ranked)).revenue.tolist() == [1.0, 0.5]
 

@@ -29,6 +29,7 @@ class Candidates:
         scope, key: which list, where the source has several; for the item-to-item sources, `key` is the item.
         evidence, evidence_events: [n] for "personal", see RetrievalResponse.
         query: [dim] the vector that `scores` are dot products with; None where they are none.
+        visitor: who asks, as retrieval knew them, for the ranker; "" where retrieval was not asked.
     """
 
     source: Tag
@@ -40,6 +41,7 @@ class Candidates:
     evidence: NDArray[np.object_] | None = None
     evidence_events: NDArray[np.object_] | None = None
     query: NDArray[np.float32] | None = None
+    visitor: str = ""
 
     def first(self, count: int) -> "Candidates":
         """The best few."""
@@ -97,6 +99,11 @@ class Pool:
     def query(self) -> NDArray[np.float32] | None:
         """[dim] the vector that retrieval searched with; None where no source asked it."""
         return next((part.query for part in self.parts if part.query is not None), None)
+
+    @property
+    def visitor(self) -> str:
+        """Who asks, as retrieval knew them; "" where no source asked it."""
+        return next((part.visitor for part in self.parts if part.visitor), "")
 
     def take(self, positions: NDArray[np.int64]) -> "Pool":
         return replace(

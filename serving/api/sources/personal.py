@@ -21,5 +21,6 @@ async def propose(visit: Visit, quota: int) -> list[Candidates] | None:
             evidence=found.evidence,
             evidence_events=found.evidence_events,
             query=found.query,
+            visitor=found.visitor,
         )
     ]

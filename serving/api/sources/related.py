@@ -13,4 +13,14 @@ async def propose(visit: Visit, quota: int) -> list[Candidates] | None:
     found = await visit.calls.retrieve(visit.retrieval(quota, key), visit.live, visit.trace)
     if found is None:
         return None
-    return [Candidates("similar", Rung.RETRIEVAL, found.item_ids, found.scores, key=key, query=found.query)]
+    return [
+        Candidates(
+            "similar",
+            Rung.RETRIEVAL,
+            found.item_ids,
+            found.scores,
+            key=key,
+            query=found.query,
+            visitor=found.visitor,
+        )
+    ]

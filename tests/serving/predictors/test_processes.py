@@ -145,6 +145,8 @@ def test_senseless_requests_are_refused_with_their_fault(ranking: Process) -> No
             client.rank(RankingRequest(["i1", "i2"], [0.1]))
         with pytest.raises(inference.Refused, match="at least 0 and not all 0"):
             client.rank(RankingRequest(["i1"], [0.1], blend={"click": 0.0}))
+        with pytest.raises(inference.Refused, match="not what retrieval answered with"):
+            client.rank(RankingRequest(["i1"], [0.1], visitor="u1"))
 
 
 def test_the_asynchronous_client_keeps_its_deadline(retrieval: Process, ranking: Process) -> None:

@@ -9,12 +9,13 @@ import fake_release
 import numpy as np
 import pytest
 
+from feature_repo import store
 from models import catalogue
 from models.release import Release, Releases
 from recsys.errors import Permanent, Retryable
-from recsys.inference import RankingRequest
+from recsys.inference import Deed, RankingRequest, Refused, RetrievalRequest
 from recsys.settings import Predictors, Services, Settings
-from serving.predictors import items, ranking, server
+from serving.predictors import items, ranking, server, stages, visitors
 from serving.predictors.ranking import Ranker
 
 pytestmark = pytest.mark.services
@@ -49,6 +50,31 @@ def test_a_request_may_bring_its_own_weights(engine: Ranker) -> None:
     dearest = engine.answer(replace(ask, blend={"revenue": 1.0}))
     np.testing.assert_allclose(dearest.scores, found.revenue)
     assert np.argsort(-dearest.scores).tolist() == np.argsort(found.scores).tolist() == [0, 1], "toys bring in least"
+
+
+def test_who_asks_may_be_handed_on_from_retrieval(engine: Ranker, platform: Settings, release: Release) -> None:
+    who = {"user_id": "u1", "session_id": "s1", "recent": (Deed(int(fake_release.NOW), "view", "i77"),)}
+    known = visitors.Reader.of(release, store.connect(platform))
+    read = known.read(RetrievalRequest(**who), stages.Watch("retrieval"))
+    ask = RankingRequest(["i1", "i2", "i77"], [0.5, 0.4, 0.3], **who)
+    handed = RankingRequest.from_tensors(replace(ask, visitor=read.to_json()).tensors())
+    assert visitors.Visitor.from_json(handed.visitor) == read
+    found = engine.answer(handed)
+    np.testing.assert_array_equal(found.scores, engine.answer(ask).scores)
+    assert "features" not in found.timings, "the feature store is not read again"
+
+
+@pytest.mark.parametrize(
+    ("visitor", "why"),
+    [
+        ("{", "not what retrieval answered with"),
+        ('{"values": {}}', "KeyError\\('known'\\)"),
+        ('{"values": {}, "known": true, "degraded": false, "now": 1}', "lacks the features .*history_items"),
+    ],
+)
+def test_a_visitor_that_retrieval_never_answered_is_refused(engine: Ranker, visitor: str, why: str) -> None:
+    with pytest.raises(Refused, match=why):
+        engine.answer(RankingRequest(["i1"], [0.5], visitor=visitor))
 
 
 def test_unknown_items_and_strangers_are_scored(engine: Ranker) -> None:
@@ -112,8 +138,6 @@ def test_a_ranker_of_other_code_is_refused(
 
 
 def opened_items(platform: Settings, release: Release, releases: Releases, interval: float = 300) -> items.Items:
-    from feature_repo import store
-
     found = releases.open(release, "catalogue")
     shown = catalogue.read(found.path, found.manifest.meta)
     return items.Items(shown, store.connect(platform), interval)
