@@ -173,11 +173,15 @@ class RetrievalResponse:
     timings: Mapping[str, float] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, NDArray[Any]]:
+        """Many candidates have few causes between them: these travel once, and `because` [k] counts them off."""
+        pairs = list(zip(self.evidence, self.evidence_events, strict=True))
+        places = {pair: place for place, pair in enumerate(dict.fromkeys(pairs))}
         return {
             "item_ids": self.item_ids,
             "scores": self.scores,
-            "evidence": self.evidence,
-            "evidence_events": self.evidence_events,
+            "because": np.fromiter(map(places.__getitem__, pairs), np.int32, len(pairs)),
+            "evidence": strings([item for item, _ in places]),
+            "evidence_events": strings([event for _, event in places]),
             "query": self.query,
             "profile": strings([self.profile.to_json()]),
             "visitor": strings([self.visitor]),
@@ -185,7 +189,8 @@ class RetrievalResponse:
 
     @staticmethod
     def from_tensors(tensors: Tensors, release: str, timings: Mapping[str, float]) -> "RetrievalResponse":
-        arrays = {name: tensors[name] for name in ("item_ids", "scores", "evidence", "evidence_events", "query")}
+        arrays = {name: tensors[name] for name in ("item_ids", "scores", "query")}
+        arrays |= {name: tensors[name][tensors["because"]] for name in ("evidence", "evidence_events")}
         profile, visitor = Profile.from_json(_single(tensors, "profile")), str(_single(tensors, "visitor"))
         return RetrievalResponse(**arrays, profile=profile, visitor=visitor, release=release, timings=timings)
 

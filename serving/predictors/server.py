@@ -119,6 +119,7 @@ class Predictor(kserve.Model):  # type: ignore[misc]
         kinds = dict.fromkeys(texts, "BYTES") | dict.fromkeys(numbers, "FP32")
         described = [{"name": name, "datatype": kind, "shape": [-1]} for name, kind in kinds.items()]
         if self.role == "retrieval":
+            described += [{"name": "because", "datatype": "INT32", "shape": [-1]}]
             described += [{"name": name, "datatype": "BYTES", "shape": [1]} for name in ("profile", "visitor")]
         return described
 
@@ -144,7 +145,7 @@ def _rest_tensors(request: Any) -> dict[str, NDArray[Any]]:
 def _rest_response(answer: RetrievalResponse | RankingResponse, request: Any) -> Any:
     outputs = []
     for name, tensor in answer.tensors().items():
-        kind = "BYTES" if tensor.dtype == object else "FP32"
+        kind, _ = inference.encode(tensor[:0])
         output = kserve.InferOutput(name, list(tensor.shape), kind)
         output.set_data_from_numpy(np.ascontiguousarray(tensor), binary_data=False)
         outputs.append(output)

@@ -47,21 +47,22 @@ def test_a_ranking_request_arrives_as_it_was(items: list[tuple[str, float]], ble
 
 def test_responses_arrive_as_they_were() -> None:
     profile = Profile(True, 3, "France", "25-34", ("i1", "i2"), degraded=True)
-    ids, scores = inference.strings(["é", "i2"]), np.array([0.5, 0.25], np.float32)
-    nothing = inference.strings(["", "i2"])
+    ids, scores = inference.strings(["é", "i2", "i3", "i4"]), np.array([0.5, 0.25, 0.1, 0.1], np.float32)
+    causes = inference.strings(["", "i2", "", "i2"])
     query = np.array([0.6, -0.8, 0.0], np.float32)
-    sent = RetrievalResponse(ids, scores, nothing, nothing, query, profile, "{é}", "r1", {"tower": 1.5})
+    sent = RetrievalResponse(ids, scores, causes, causes, query, profile, "{é}", "r1", {"tower": 1.5})
     message = inference.response_message(sent, "retrieval", "id-1")
     arrived = inference.messages.ModelInferResponse.FromString(message.SerializeToString())
     assert (arrived.id, arrived.model_version) == ("id-1", "r1")
     found = RetrievalResponse.from_tensors(*inference.read_response(arrived))
-    assert found.item_ids.tolist() == ["é", "i2"]
-    assert found.evidence.tolist() == ["", "i2"]
+    assert found.item_ids.tolist() == ["é", "i2", "i3", "i4"]
+    assert found.evidence.tolist() == found.evidence_events.tolist() == ["", "i2", "", "i2"]
+    assert sent.tensors()["evidence"].tolist() == ["", "i2"], "each cause travels once"
     np.testing.assert_array_equal(found.query, query)
     assert (found.profile, found.visitor) == (profile, "{é}")
     assert (found.release, found.timings) == ("r1", {"tower": 1.5})
     ranked = inference.response_message(RankingResponse(scores, scores, scores, scores, 2 * scores, "r1"), "ranking")
-    assert RankingResponse.from_tensors(*inference.read_response(ranked)).revenue.tolist() == [1.0, 0.5]
+    assert RankingResponse.from_tensors(*inference.read_response(ranked)).revenue.tolist() == (2 * scores).tolist()
 
 
 def test_a_request_without_a_tensor_is_named() -> None:
