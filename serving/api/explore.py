@@ -130,6 +130,10 @@ class Explorer:
         if live is not None:
             await self.follow(live)
 
+    def edition(self, live: LiveRelease) -> str:
+        """Of the arms that pages of a release explore with; "" while there are none."""
+        return self._pool.edition if self._pool and self._pool.live.release_id == live.release_id else ""
+
     def mixed(self, order: Sequence[int], found: Candidates, visit: Visit, length: int) -> list[Slot]:
         """A slate: the order with arms in the exploration slots of its first pages.
 

@@ -39,6 +39,7 @@ class Parts:
     client: inference.Client
     store: online.AsyncClient
     surfaces: File[Mapping[str, Surface]]
+    calls: Calls
     explorer: Explorer
     experiments: File[Book]
     funnel: Funnel
@@ -93,6 +94,7 @@ def build(settings: Settings, metrics: Metrics) -> Parts:
         store=store,
         surfaces=surfaces.follow(settings),
         experiments=book,
+        calls=calls,
         explorer=explorer,
         funnel=Funnel(settings, calls, explorer),
         pages=Pages(settings, store),
