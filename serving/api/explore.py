@@ -239,6 +239,27 @@ class Explorer:
             self._metrics.falls.labels("arms", "down").inc()
 
 
+def as_before(order: Sequence[int], found: Candidates, before: Mapping[int, Slot], length: int) -> list[Slot]:
+    """A slate whose exploration slots are those of an earlier one, for arms that are not known any more.
+
+    Args:
+        order: positions into the pool of the request, best first.
+        found: that pool.
+        before: the slots by their place.
+        length: of the slate.
+    """
+    taken = {slot.row for slot in before.values()}
+    rows = ((position, int(found.rows[position])) for position in order)
+    upcoming = iter([Slot(position, row) for position, row in rows if row not in taken])
+    slate: list[Slot] = []
+    while len(slate) < length:
+        slot = before.get(len(slate)) or next(upcoming, None)
+        if slot is None:
+            break
+        slate.append(slot)
+    return slate
+
+
 def _arms(live: LiveRelease, owed: Mapping[str, int]) -> Rows:
     """[n] new items that are owed exposure, the newest first, then those of the seldom shown half of the catalogue
     that were liked best."""
