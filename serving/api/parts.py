@@ -98,7 +98,7 @@ def build(settings: Settings, metrics: Metrics) -> Parts:
         explorer=explorer,
         funnel=Funnel(settings, calls, explorer),
         pages=Pages(settings, store),
-        dossiers=Shelf(store, "why", settings.api.explain_seconds, settings.api.online_deadline_ms / 1000),
+        dossiers=Shelf(store, "why", settings.api.explain_seconds, settings.api.explain_deadline_ms / 1000),
         decisions=Decisions(settings, metrics),
         receiver=Receiver(settings, event_log, store, metrics, explorer.learn),
         event_log=event_log,
