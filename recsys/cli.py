@@ -1,7 +1,8 @@
 """`recsys`: run the platform, its pipelines and its releases from a terminal.
 
 Every command takes `--json` where it answers something, and ends with an exit code that says what happened:
-0 done, 1 refused by a gate or unhealthy, 64 wrong call, 65 bad data, 75 try again, 78 configuration.
+0 done, 1 refused by a gate, unhealthy or replayed otherwise, 64 wrong call, 65 bad data, 75 try again,
+78 configuration.
 """
 
 import json
@@ -13,6 +14,7 @@ from dataclasses import asdict
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
 
 import typer
 from rich.console import Console
@@ -190,6 +192,23 @@ def similar(
 ) -> None:
     """Ask the running API for items like one item."""
     _recommendations({"surface": "similar", "item_id": item, "user_id": user, "count": count}, as_json)
+
+
+@app.command()
+def replay(
+    request_id: Annotated[str, typer.Argument(help="of a response, as in its X-Request-ID")], as_json: AsJson = False
+) -> None:
+    """Have the running API make a page again from its record, and show what differs and why.
+
+    Ends with 0 when every place shows the same item with the same score, and with 1 when not.
+    """
+    found = client.get(configuration.load(), f"/api/v1/replay/{quote(request_id, safe='')}", {})
+    if as_json:
+        _print_json(found)
+    else:
+        _show_replay(found)
+    if not found["same"]:
+        raise typer.Exit(REFUSED)
 
 
 @app.command()
@@ -390,6 +409,27 @@ def _recommendations(query: Mapping[str, Any], as_json: bool) -> None:
         _print_json(answer)
     else:
         console.print(tour.table(answer))
+
+
+def _show_replay(found: Mapping[str, Any]) -> None:
+    differences = found["differences"]
+    if differences:
+        view = Table("place", "shown", "score", "replayed", "score", box=None, pad_edge=False)
+        for difference in differences:
+            pair = [difference[side] or {"item_id": "", "score": None} for side in ("recorded", "replayed")]
+            cells = [(escape(at["item_id"]), "" if at["score"] is None else f"{at['score']:.4f}") for at in pair]
+            view.add_row(str(difference["position"] + 1), *cells[0], *cells[1])
+        console.print(view)
+    for reason in found["because"]:
+        console.print(f"[yellow]because[/] {escape(reason)}", highlight=False, soft_wrap=True)
+    count = (
+        f"{len(differences)} of {found['places']} places differ"
+        if differences
+        else f"all {found['places']} places are the same"
+    )
+    explored = "" if found["exploration"] == "none" else f"; exploration {found['exploration']}"
+    page = f"{found['surface']}, rung {found['rung']}, release {found['release_id']}"
+    console.print(f"{count} ({page}{explored})", highlight=False, soft_wrap=True)
 
 
 def _show_services(services: Sequence["ServiceStatus"], as_json: bool) -> None:

@@ -38,6 +38,7 @@ OPTIONS = [
 ]
 
 Tensors = Mapping[str, NDArray[Any]]
+NOTHING = np.empty(0, np.float32)
 
 
 class Unavailable(Retryable):
@@ -208,6 +209,7 @@ class RankingRequest:
         blend: weights of HEADS in the final score, at least 0 and not all 0; empty: the weights of the release.
         visitor: who asks as retrieval knew them, from its response; "": the predictor reads them itself. With it both
             see the same history at the same second, the feature store is read once, and the past can be asked again.
+        features_of: an item of the request whose inputs the response shall have as well; "" for none.
     """
 
     model: ClassVar[Role] = "ranking"
@@ -221,9 +223,10 @@ class RankingRequest:
     preferences: tuple[str, ...] = ()
     blend: Mapping[str, float] = field(default_factory=dict)
     visitor: str = ""
+    features_of: str = ""
 
     def tensors(self) -> dict[str, NDArray[Any]]:
-        names = ("user_id", "session_id", "region", "surface", "visitor")
+        names = ("user_id", "session_id", "region", "surface", "visitor", "features_of")
         texts = {name: strings([getattr(self, name)]) for name in names}
         return (
             texts
@@ -240,7 +243,7 @@ class RankingRequest:
     def from_tensors(tensors: Tensors) -> "RankingRequest":
         """Raises KeyError or ValueError if a tensor is missing, the lengths differ, or the weights are senseless."""
         texts: dict[str, Any] = {n: str(_single(tensors, n)) for n in ("user_id", "session_id", "region", "surface")}
-        texts["visitor"] = str(_single(tensors, "visitor")) if "visitor" in tensors else ""
+        texts |= {n: str(_single(tensors, n)) for n in ("visitor", "features_of") if n in tensors}
         items, scores = tensors["item_ids"], tensors["retrieval_scores"]
         if items.shape != scores.shape or items.ndim != 1:
             raise ValueError(f"item_ids {items.shape} and retrieval_scores {scores.shape} must both be [n]")
@@ -261,6 +264,8 @@ class RankingResponse:
         revenue: [n] float32, expected, in average purchases of the training data.
         release: id of the release that answered.
         timings: milliseconds by stage of the predictor.
+        features: [F] float32, what the forward pass saw of the item that the request names in `features_of`, in the
+            order of `transforms.RANKING_FEATURES`; empty where it names none.
     """
 
     scores: NDArray[np.float32]
@@ -270,14 +275,16 @@ class RankingResponse:
     revenue: NDArray[np.float32]
     release: str = ""
     timings: Mapping[str, float] = field(default_factory=dict)
+    features: NDArray[np.float32] = field(default_factory=lambda: NOTHING)
 
     def tensors(self) -> dict[str, NDArray[Any]]:
-        return {"scores": self.scores} | {head: getattr(self, head) for head in HEADS}
+        return {name: getattr(self, name) for name in ("scores", *HEADS, "features")}
 
     @staticmethod
     def from_tensors(tensors: Tensors, release: str, timings: Mapping[str, float]) -> "RankingResponse":
         arrays = {name: tensors[name] for name in ("scores", *HEADS)}
-        return RankingResponse(**arrays, release=release, timings=timings)
+        features = tensors.get("features", NOTHING)
+        return RankingResponse(**arrays, release=release, timings=timings, features=features)
 
 
 def strings(values: Sequence[str] | NDArray[np.object_]) -> NDArray[np.object_]:

@@ -153,6 +153,9 @@ class Api(Group):
     slate: int = Field(100, ge=20, description="items put in order for one request; all its pages come from them")
     page_seconds: int = Field(600, gt=0, description="how long a cursor is valid")
     explain_seconds: int = Field(600, gt=0, description="so long one may ask why, or why not, an item was on a page")
+    explain_deadline_ms: int = Field(
+        500, gt=0, description="the record of a page, and ranking it again; no shopper waits for it"
+    )
     guarantee: int = Field(1000, ge=1, description="visitors that each new item is shown to before it has to compete")
     list_seconds: float = Field(30, gt=0, description="trending lists are this fresh; they are written every 30 min")
     duplicate_seconds: int = Field(7 * 86_400, gt=0, description="an event_id is known again for so long")

@@ -21,6 +21,7 @@ from serving.api import (
     parts,
     problems,
     recommendations,
+    replay,
     tokens,
 )
 from serving.api.demo import routes as demo
@@ -66,6 +67,7 @@ def create(settings: Settings) -> FastAPI:
     app.include_router(items.router)
     app.include_router(onboarding.router)
     app.include_router(explain.router)
+    app.include_router(replay.router)
     if settings.demo_url:
         app.include_router(demo.router)
     _health(app, metrics)

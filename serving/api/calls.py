@@ -77,17 +77,33 @@ class Calls:
         return found
 
     async def rank(self, request: RankingRequest, live: LiveRelease, trace: Trace) -> RankingResponse | None:
-        address = self._settings.predictor_address("ranking", live.release.colour)
-
-        async def call(deadline: float) -> RankingResponse:
-            answer = await self._client.rank(address, request, release=live.release_id, deadline=deadline)
-            if len(answer.scores) != len(request.item_ids) or not np.isfinite(answer.scores).all():
-                raise ValueError(f"{address} gave {len(answer.scores)} scores, not all of them numbers")
-            return answer
+        def call(deadline: float) -> Awaitable[RankingResponse]:
+            return self._scored(request, live, deadline)
 
         answer = await self._attempt("ranking", call, trace, live.release.colour)
         if answer is not None:
             trace.within("ranking", answer.timings)
+        return answer
+
+    async def rank_again(self, request: RankingRequest, live: LiveRelease) -> RankingResponse | None:
+        """The same for a page of the past; None where ranking does not serve.
+
+        No shopper waits for it, so it has a deadline of its own, and opens no circuit and lowers no quality.
+        """
+        try:
+            return await self._scored(request, live, self._settings.api.explain_deadline_ms / 1000)
+        except Retryable:
+            return None
+        except (inference.Refused, ValueError, KeyError) as error:
+            log.error("ranking did not serve a page of the past: %s", problems.trail(error))
+            return None
+
+    async def _scored(self, request: RankingRequest, live: LiveRelease, deadline: float) -> RankingResponse:
+        """The ranker's answer within so many seconds. Raises RecsysError, or ValueError where it is nonsense."""
+        address = self._settings.predictor_address("ranking", live.release.colour)
+        answer = await self._client.rank(address, request, release=live.release_id, deadline=deadline)
+        if len(answer.scores) != len(request.item_ids) or not np.isfinite(answer.scores).all():
+            raise ValueError(f"{address} gave {len(answer.scores)} scores, not all of them numbers")
         return answer
 
     async def shopper(self, user_id: str, session_id: str, live: LiveRelease, trace: Trace) -> Shopper | None:

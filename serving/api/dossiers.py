@@ -5,20 +5,20 @@ A dossier is kept in Redis for a while (`why:<request_id>`, compressed arrays) a
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import orjson
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from models import rerank
-from recsys.inference import HEADS, RankingResponse
+from recsys.inference import HEADS, RankingResponse, strings
 from serving.api.explore import Slot
 from serving.api.live import LiveRelease
 from serving.api.ordering import Ordered
 from serving.api.sources.candidates import Pool
-from serving.api.visit import Visit
+from serving.api.visit import Record, Visit
 
 Floats = NDArray[np.float32]
 NOWHERE = -1
@@ -35,6 +35,9 @@ class Facts:
         count: items a page.
         policies: per explored place of the slate, the policy that chose and its propensity.
         fresh: per item that came in after the release, its row at that moment, which another change may move.
+        edition: of the arms of exploration; "" where there were none.
+        visitor: who asked, as retrieval knew them and ranking was told; "" where retrieval was not asked.
+        visit: what the request is made again of.
     """
 
     release_id: str
@@ -46,6 +49,9 @@ class Facts:
     count: int
     policies: dict[str, dict[str, Any]]
     fresh: dict[str, int]
+    edition: str
+    visitor: str
+    visit: Record
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,12 +86,13 @@ class Dossier:
     def pack(self) -> bytes:
         arrays = [(f.name, getattr(self, f.name)) for f in fields(self) if f.name != "facts"]
         shapes = [[name, array.dtype.str, list(array.shape)] for name, array in arrays]
-        head = orjson.dumps([asdict(self.facts), shapes])
+        head = orjson.dumps([self.facts, shapes])
         body = b"".join(np.ascontiguousarray(array).tobytes() for _, array in arrays)
         return zlib.compress(len(head).to_bytes(4, "little") + head + body, 1)
 
     @staticmethod
-    def unpack(data: bytes) -> "Dossier":
+    def unpack(data: bytes) -> "Dossier | None":
+        """What `pack` wrote; None for what another version of it wrote, minutes ago."""
         raw = zlib.decompress(data)
         start = 4 + int.from_bytes(raw[:4], "little")
         facts, shapes = orjson.loads(raw[4:start])
@@ -94,28 +101,63 @@ class Dossier:
             size = int(np.prod(shape))
             arrays[name] = np.frombuffer(raw, np.dtype(kind), size, start).reshape(shape)
             start += arrays[name].nbytes
-        return Dossier(Facts(**facts), **arrays)
+        try:
+            return Dossier(Facts(**facts | {"visit": Record(**facts["visit"])}), **arrays)
+        except (KeyError, TypeError):
+            return None
+
+    @property
+    def kept(self) -> NDArray[np.int64]:
+        """[m] candidates that might be shown, in the order of the sources."""
+        return np.flatnonzero(self.dropped == NOWHERE)
+
+    @property
+    def ranked(self) -> NDArray[np.int64]:
+        """[r] the first of them, which the ranker scored."""
+        return np.flatnonzero(np.isfinite(self.score))
+
+    def retrieval_score(self, item_id: str, live: LiveRelease) -> float:
+        """What retrieval gave an item, or would have; NaN where it was not asked."""
+        row = live.catalogue.row_of[item_id]
+        found = np.flatnonzero(self.rows == self.row_then(item_id, live))
+        if len(found):
+            return float(self.retrieval[found[0]])
+        return float(live.vectors[np.array([row])][0] @ self.query) if len(self.query) else float("nan")
+
+    def row_then(self, item_id: str, live: LiveRelease) -> int:
+        """The row that an item of the catalogue had; NOWHERE for a new one that was neither candidate nor shown."""
+        now = live.catalogue.row_of[item_id]
+        return now if now < live.shipped else self.facts.fresh.get(item_id, NOWHERE)
+
+    def ids(self, rows: NDArray[np.integer], live: LiveRelease) -> NDArray[np.object_]:
+        """[k] item ids of catalogue rows as they were then."""
+        fresh = {row: item_id for item_id, row in self.facts.fresh.items()}
+        return strings([fresh.get(row) or str(live.catalogue.ids[row]) for row in rows.tolist()])
 
 
 def made(
     everyone: Pool,
+    retrieval: Floats,
     filtered: rerank.Filtered,
     final: Pool,
     answer: RankingResponse | None,
     order: Ordered,
     slate: Sequence[Slot],
     rung: str,
+    edition: str,
     visit: Visit,
 ) -> Dossier:
     """Write down what was known.
 
     Args:
         everyone: all candidates.
+        retrieval: [n] their scores by retrieval.
         filtered: what the filters said of them.
         final: those that may be shown, in the order of the ranker; `final.origin` are positions in `everyone`.
         answer: of the ranker, for the first permitted candidates in the order of `filtered.kept`.
         order: what the rules made of `final`.
         slate: what is shown.
+        edition: of the arms.
         rung, visit: of the request.
     """
     n = len(everyone)
@@ -144,11 +186,14 @@ def made(
             visit.ask.count,
             policies,
             {str(visit.live.catalogue.ids[row]): int(row) for row in rows[rows >= visit.live.shipped]},
+            edition,
+            everyone.visitor,
+            visit.record(),
         ),
         everyone.rows.astype(np.int32),
         bits.astype(np.uint32),
         filtered.rule,
-        everyone.retrieval_scores(n, visit.live.vectors) if len(query) else np.full(n, np.nan, np.float32),
+        retrieval,
         heads,
         score,
         relevance,
@@ -166,8 +211,7 @@ def explained(dossier: Dossier, item_id: str, live: LiveRelease) -> dict[str, An
         item_id: of the catalogue.
         live: the release that made the slate, with the catalogue as it is now.
     """
-    now = live.catalogue.row_of[item_id]
-    row = now if now < live.shipped else dossier.facts.fresh.get(item_id, NOWHERE)
+    now, row = live.catalogue.row_of[item_id], dossier.row_then(item_id, live)
     found = np.flatnonzero(dossier.rows == row)
     place = np.flatnonzero(dossier.slate == row)
     answer: dict[str, Any] = {
@@ -233,6 +277,11 @@ def _retrieval(dossier: Dossier, row: int, live: LiveRelease) -> dict[str, Any] 
         return None
     scores = live.vectors @ dossier.query
     return {"score": _number(scores[row]), "rank": int((scores > scores[row]).sum()) + 1, "of": len(scores)}
+
+
+def alike(now: ArrayLike, then: ArrayLike) -> NDArray[np.bool_]:
+    """Where two numbers of the ranker differ by no more than sums of float32 in another order do."""
+    return np.isclose(now, then, rtol=1e-4, atol=1e-7)
 
 
 def _number(value: float) -> float | None:

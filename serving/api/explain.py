@@ -1,18 +1,31 @@
 """GET /api/v1/explain/{request_id}: why an item was on a page, or why not."""
 
+from dataclasses import replace
 from typing import Annotated, Any
 
+import numpy as np
 from fastapi import APIRouter, Depends, Path, Query, Request
 from pydantic import BaseModel, Field
 
+from feature_repo import transforms
+from recsys.inference import HEADS, RankingResponse
 from serving.api import auth, dossiers
 from serving.api.contract import Id
 from serving.api.dossiers import Dossier
+from serving.api.live import LiveRelease
 from serving.api.parts import Parts
 from serving.api.problems import Problem, documented
+from serving.api.surfaces import Surface
 
 router = APIRouter(prefix="/api/v1", tags=["recommendations"])
 REFERENCE = b"@"  # before the id of the request whose dossier it is; a packed one never begins so
+
+
+class Feature(BaseModel):
+    """One number that the ranker's forward pass saw of an item."""
+
+    value: float
+    meaning: str
 
 
 class Explanation(BaseModel):
@@ -34,6 +47,15 @@ class Explanation(BaseModel):
     ranker: dict[str, Any] | None = Field(description="probability of each head, and the blended score")
     relevance: float | None = Field(description="the score after freshness, session and business factors")
     exploration: dict[str, Any] | None = Field(description="policy, version, edition and propensity of its place")
+    features: dict[str, Feature] | None = Field(
+        None, description="by name, what the ranker knows of the item for this shopper at the moment of the page"
+    )
+    if_ranked: dict[str, Any] | None = Field(
+        None,
+        description="for an item that the ranker was not asked about: probability of each head, blended score, and the "
+        "place from 1 that this would have been among those that it scored",
+    )
+    notes: list[str] = Field([], description="what is missing here, or has changed since the page, in words")
 
 
 def reference(request_id: str) -> bytes:
@@ -54,7 +76,8 @@ async def explain(
 ) -> Explanation:
     """Scores, ranks, sources, rules and versions as they were when the page was made.
 
-    They are kept for some minutes (`api.explain_seconds`), and only while the release that made the page is live.
+    They are kept for some minutes (`api.explain_seconds`), and only while the release that made the page is live. The
+    ranker is asked once more for the same shopper at the same moment, and says what it knows of the item.
     """
     parts: Parts = request.app.state.parts
     return await told(request_id, item_id, parts, client)
@@ -72,20 +95,14 @@ async def told(request_id: str, item_id: str, parts: Parts, client: auth.Client 
     Raises:
         Problem: 403, 404 or 410 where there is no answer.
     """
-    dossier = await _dossier(request_id, parts)
-    if client and not client.may_name(dossier.facts.user_id):
-        raise auth.other_user("request_id")
-    live = parts.watcher.holding(dossier.facts.release_id)
-    if live is None:
-        detail = f"release {dossier.facts.release_id} made that page, and serves no more; ask about a newer one"
-        raise Problem(410, "release-gone", detail)
+    dossier, live = await recorded(request_id, parts, client)
     row = live.catalogue.row_of.get(item_id)
     if row is None:
         raise Problem(
             404, "unknown-item", f"no item {item_id!r} in release {live.release_id}; it was never a candidate"
         )
     facts = dossier.facts
-    answer = dossiers.explained(dossier, item_id, live)
+    answer = dossiers.explained(dossier, item_id, live) | await _asked_again(dossier, item_id, live, parts)
     return Explanation(
         request_id=request_id,
         release_id=facts.release_id,
@@ -97,14 +114,64 @@ async def told(request_id: str, item_id: str, parts: Parts, client: auth.Client 
     )
 
 
+async def recorded(request_id: str, parts: Parts, client: auth.Client | None = None) -> tuple[Dossier, LiveRelease]:
+    """What was known when a response was made, and the release that made it.
+
+    Args:
+        request_id: of the response.
+        parts: of the process.
+        client: who asks, if the response may be somebody else's.
+
+    Raises:
+        Problem: 403 for somebody else's, 404 where nothing is kept, 410 where the release serves no more.
+    """
+    dossier = await _dossier(request_id, parts)
+    if client and not client.may_name(dossier.facts.user_id):
+        raise auth.other_user("request_id")
+    live = parts.watcher.holding(dossier.facts.release_id)
+    if live is None:
+        detail = f"release {dossier.facts.release_id} made that page, and serves no more; ask about a newer one"
+        raise Problem(410, "release-gone", detail)
+    return dossier, live
+
+
+async def _asked_again(dossier: Dossier, item_id: str, live: LiveRelease, parts: Parts) -> dict[str, Any]:
+    """The ranker's features of an item, asked for behind the candidates of the page if it was not among them."""
+    if not len(dossier.ranked):
+        return {"notes": ["no model ranked this page, so there are no features"]}
+    visit = parts.funnel.again(dossier.facts.visit, Surface(**dossier.facts.visit.surface), live)
+    ids, scores = dossier.ids(dossier.rows[dossier.ranked], live).tolist(), dossier.retrieval[dossier.ranked]
+    place = ids.index(item_id) if item_id in ids else None
+    if place is None:
+        ids, scores = [*ids, item_id], np.append(scores, dossier.retrieval_score(item_id, live))
+    request = replace(visit.ranking(ids, scores, dossier.facts.visitor), features_of=item_id)
+    answer = await parts.calls.rank_again(request, live)
+    if answer is None or len(answer.features) != len(transforms.RANKING_DOCS):
+        return {"notes": ["the ranking predictor does not serve now, so there are no features; ask again"]}
+    values = zip(transforms.RANKING_DOCS.items(), answer.features.tolist(), strict=True)
+    told = {"features": {name: Feature(value=value, meaning=doc) for (name, doc), value in values}}
+    if place is None:
+        return told | {"if_ranked": _if_ranked(answer, dossier)}
+    since = not dossiers.alike(answer.scores[place], dossier.score[dossier.ranked[place]])
+    return told | {"notes": ["the ranker scores the item otherwise now than it did for the page"] * since}
+
+
+def _if_ranked(answer: RankingResponse, dossier: Dossier) -> dict[str, Any]:
+    """What the ranker gives the last item of the request, and where that would have been."""
+    heads = {head: round(float(getattr(answer, head)[-1]), 6) for head in HEADS}
+    score = answer.scores[-1]
+    return heads | {"score": round(float(score), 6), "place": 1 + int((dossier.score > score).sum())}
+
+
 async def _dossier(request_id: str, parts: Parts) -> Dossier:
     data = await parts.dossiers.get(request_id)
     if data is not None and data.startswith(REFERENCE):
         data = await parts.dossiers.get(data.removeprefix(REFERENCE).decode())
-    if data is None:
+    found = None if data is None else Dossier.unpack(data)
+    if found is None:
         detail = (
             f"nothing is kept of request {request_id!r}: it is older than {parts.settings.api.explain_seconds} s, was "
             "never answered, or the online store is away; the decision log has what it showed"
         )
         raise Problem(404, "unknown-request", detail)
-    return Dossier.unpack(data)
+    return found

@@ -130,6 +130,10 @@ class Explorer:
         if live is not None:
             await self.follow(live)
 
+    def edition(self, live: LiveRelease) -> str:
+        """Of the arms that pages of a release explore with; "" while there are none."""
+        return self._pool.edition if self._pool and self._pool.live.release_id == live.release_id else ""
+
     def mixed(self, order: Sequence[int], found: Candidates, visit: Visit, length: int) -> list[Slot]:
         """A slate: the order with arms in the exploration slots of its first pages.
 
@@ -233,6 +237,27 @@ class Explorer:
             await call
         except (Retryable, redis.RedisError, OSError):
             self._metrics.falls.labels("arms", "down").inc()
+
+
+def as_before(order: Sequence[int], found: Candidates, before: Mapping[int, Slot], length: int) -> list[Slot]:
+    """A slate whose exploration slots are those of an earlier one, for arms that are not known any more.
+
+    Args:
+        order: positions into the pool of the request, best first.
+        found: that pool.
+        before: the slots by their place.
+        length: of the slate.
+    """
+    taken = {slot.row for slot in before.values()}
+    rows = ((position, int(found.rows[position])) for position in order)
+    upcoming = iter([Slot(position, row) for position, row in rows if row not in taken])
+    slate: list[Slot] = []
+    while len(slate) < length:
+        slot = before.get(len(slate)) or next(upcoming, None)
+        if slot is None:
+            break
+        slate.append(slot)
+    return slate
 
 
 def _arms(live: LiveRelease, owed: Mapping[str, int]) -> Rows:

@@ -21,7 +21,7 @@ from feature_repo.events import EventType
 from feature_repo.shoppers import Shopper
 from models import rerank
 from models.rerank import Filtered
-from recsys.inference import Deed, RankingRequest, RankingResponse
+from recsys.inference import Deed
 from recsys.settings import Settings
 from serving.api import dossiers, filters, ordering, quality, reasons, sources
 from serving.api.calls import Calls
@@ -34,7 +34,7 @@ from serving.api.sources.candidates import Pool
 from serving.api.surfaces import MODELS, SourceName, Surface
 from serving.api.trace import Trace
 from serving.api.trending import Trending
-from serving.api.visit import Visit
+from serving.api.visit import Record, Visit
 
 
 class Shown(NamedTuple):
@@ -85,11 +85,15 @@ class Funnel:
         asked, filled = await asyncio.gather(sources.gather(wanted, visit), sources.gather(behind, visit))
         with trace.timed("rerank"):
             everyone = candidates.merged([*asked, *filled], live)
+            retrieval = everyone.retrieval_scores(live.vectors)
             found = self._filtered(everyone, visit)
             pool = everyone.take(found.kept)
         rung, answer = pool.rung, None
         if surface.ranked and rung is Rung.RETRIEVAL:
-            answer = await self._ranked(pool, int((pool.part < len(asked)).sum()), visit)
+            count = int((pool.part < len(asked)).sum())
+            ids = live.catalogue.ids[pool.rows[:count]]
+            request = visit.ranking(ids, retrieval[found.kept[:count]], pool.visitor)
+            answer = await self._calls.rank(request, live, trace)
         if answer is not None:
             pool, rung = pool.scored(answer.scores), Rung.RANKED
         with trace.timed("rerank"):
@@ -101,8 +105,13 @@ class Funnel:
                 "changed": order.changed | dict(order.made.changed),
                 "explored": sum(1 for slot in slots if slot.policy),
             }
-            dossier = dossiers.made(everyone, found, pool, answer, order, slots, rung, visit)
+            edition = self._explorer.edition(live)
+            dossier = dossiers.made(everyone, retrieval, found, pool, answer, order, slots, rung, edition, visit)
             return Slate(rung, _shown(slots, pool, live), degraded=bool(trace.falls), quality=share), dossier
+
+    def again(self, record: Record, surface: Surface, live: LiveRelease) -> Visit:
+        """A request of the past, for whoever explains or replays it."""
+        return record.visit(surface, live, self._calls, self._trending)
 
     async def _visit(
         self, ask: Ask, surface: Surface, last_item: str, live: LiveRelease, trace: Trace
@@ -113,8 +122,10 @@ class Funnel:
         """
         known = await self._calls.shopper(ask.user_id, ask.session_id, live, trace)
         shopper = known or Shopper()
-        looked = (Deed(int(time.time()), EventType.VIEW, last_item),) if last_item else ()
-        visit = Visit(ask, surface, shopper, (*shopper.recent, *looked), live, self._calls, self._trending, trace)
+        at = time.time()
+        looked = (Deed(int(at), EventType.VIEW, last_item),) if last_item else ()
+        recent = (*shopper.recent, *looked)
+        visit = Visit(ask, surface, shopper, recent, live, at, self._calls, self._trending, trace)
         trace.facts |= {"recent": [deed.encode() for deed in visit.recent], "stated": list(shopper.stated)}
         nothing = not visit.recent and not shopper.interactions and bool(ask.user_id or not ask.session_id)
         return visit, known is not None and nothing
@@ -141,22 +152,6 @@ class Funnel:
         found = rerank.filtered(masks, len(pool))
         visit.trace.facts |= {"candidates": len(pool), "dropped": found.dropped}
         return found
-
-    async def _ranked(self, pool: Pool, count: int, visit: Visit) -> RankingResponse | None:
-        """What the ranker says of the first candidates; None if it does not serve."""
-        request = RankingRequest(
-            visit.live.catalogue.ids[pool.rows[:count]],
-            pool.retrieval_scores(count, visit.live.vectors),
-            user_id=visit.ask.user_id,
-            session_id=visit.ask.session_id,
-            region=visit.region,
-            surface=visit.ask.surface,
-            recent=visit.recent,
-            preferences=visit.shopper.stated,
-            blend=visit.surface.objectives,
-            visitor=pool.visitor,
-        )
-        return await self._calls.rank(request, visit.live, visit.trace)
 
 
 def _shown(slots: Sequence[Slot], pool: Pool, live: LiveRelease) -> list[Shown]:

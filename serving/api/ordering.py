@@ -4,7 +4,6 @@ Relevance is on one scale: the ranker's scores where it served, and otherwise th
 Candidates behind the ranked ones continue below the least of these.
 """
 
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,7 +72,7 @@ def _factors(pool: Pool, visit: Visit) -> dict[str, Floats]:
     """The factors of the score rules that the surface has."""
     live, scores, found = visit.live, visit.surface.scores, dict[str, Floats]()
     if scores.fresh > 1:
-        found["freshness"] = factors.freshness(live.created[pool.rows], live.now(time.time()), boost=scores.fresh)
+        found["freshness"] = factors.freshness(live.created[pool.rows], live.now(visit.at), boost=scores.fresh)
     viewed = live.catalogue.rows(list(dict.fromkeys(deed.item_id for deed in reversed(visit.recent)))[:VIEWED])
     if scores.session and (viewed >= 0).any():
         vectors = live.vectors[pool.rows]

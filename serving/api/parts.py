@@ -39,6 +39,7 @@ class Parts:
     client: inference.Client
     store: online.AsyncClient
     surfaces: File[Mapping[str, Surface]]
+    calls: Calls
     explorer: Explorer
     experiments: File[Book]
     funnel: Funnel
@@ -93,10 +94,11 @@ def build(settings: Settings, metrics: Metrics) -> Parts:
         store=store,
         surfaces=surfaces.follow(settings),
         experiments=book,
+        calls=calls,
         explorer=explorer,
         funnel=Funnel(settings, calls, explorer),
         pages=Pages(settings, store),
-        dossiers=Shelf(store, "why", settings.api.explain_seconds, settings.api.online_deadline_ms / 1000),
+        dossiers=Shelf(store, "why", settings.api.explain_seconds, settings.api.explain_deadline_ms / 1000),
         decisions=Decisions(settings, metrics),
         receiver=Receiver(settings, event_log, store, metrics, explorer.learn),
         event_log=event_log,

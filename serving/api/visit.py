@@ -1,9 +1,14 @@
-"""A request with all that its sources need: who asks, for what, of which release."""
+"""A request with all that its sources need: who asks, for what, of which release; and what is kept of it."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from feature_repo.shoppers import Shopper
-from recsys.inference import Deed, RetrievalRequest
+import numpy as np
+from numpy.typing import NDArray
+
+from feature_repo.shoppers import Profile, Shopper
+from recsys.inference import Deed, RankingRequest, RetrievalRequest
 from serving.api.calls import Calls
 from serving.api.contract import Ask
 from serving.api.live import LiveRelease
@@ -22,6 +27,7 @@ class Visit:
         shopper: who asks; a stranger's where the online store is away.
         recent: events of this moment, oldest first, the X-Last-Item header's view among them.
         live: the release that answers.
+        at: the moment of the request, epoch seconds.
         calls, trending: the ways to other parts of the platform.
         trace: what happens on the way.
     """
@@ -31,6 +37,7 @@ class Visit:
     shopper: Shopper
     recent: tuple[Deed, ...]
     live: LiveRelease
+    at: float
     calls: Calls
     trending: Trending
     trace: Trace
@@ -50,6 +57,44 @@ class Visit:
             preferences=self.shopper.stated,
             region=self.ask.region,
             k=k,
+        )
+
+    def ranking(
+        self, item_ids: Sequence[str] | NDArray[np.object_], scores: NDArray[np.float32], visitor: str
+    ) -> RankingRequest:
+        """The request for the scores of candidates.
+
+        Args:
+            item_ids: [n] candidates.
+            scores: [n] of retrieval; NaN where it gave none.
+            visitor: who asks, as retrieval knew them; "" where it was not asked.
+        """
+        return RankingRequest(
+            item_ids,
+            scores,
+            user_id=self.ask.user_id,
+            session_id=self.ask.session_id,
+            region=self.region,
+            surface=self.ask.surface,
+            recent=self.recent,
+            preferences=self.shopper.stated,
+            blend=self.surface.objectives,
+            visitor=visitor,
+        )
+
+    def record(self) -> "Record":
+        """What the same request can be made of again."""
+        return Record(
+            self.trace.request_id,
+            self.at,
+            self.ask.model_dump(exclude_defaults=True, exclude={"cursor"}),
+            self.surface.model_dump(mode="json", exclude_defaults=True),
+            {met.experiment: met.variant for met in self.trace.exposures if not met.missed},
+            vars(self.shopper.profile),
+            self.shopper.stated,
+            [deed.encode() for deed in self.recent],
+            len(self.shopper.recent),
+            tuple(self.shopper.watched),
         )
 
     @property
@@ -80,3 +125,34 @@ class Visit:
             case _:
                 found = ()
         return tuple(item for item in found if item in self.live.catalogue.row_of)
+
+
+@dataclass(frozen=True)
+class Record:
+    """A visit in values that JSON holds, without its candidates and without the ways to other parts.
+
+    Attributes:
+        request_id, at, ask: of the visit; parameters that were left out are left out here.
+        surface: as it was then, variants included.
+        variants: by experiment, those that made the page.
+        profile, stated, watched: of the shopper.
+        recent: events of this moment; the first `arrived` of them are the shopper's, the others the request's own.
+    """
+
+    request_id: str
+    at: float
+    ask: Mapping[str, Any]
+    surface: Mapping[str, Any]
+    variants: Mapping[str, str]
+    profile: Mapping[str, Any]
+    stated: Sequence[str]
+    recent: Sequence[str]
+    arrived: int
+    watched: Sequence[str]
+
+    def visit(self, surface: Surface, live: LiveRelease, calls: Calls, trending: Trending) -> Visit:
+        """The request once more, on a surface as it is now or was then."""
+        recent = tuple(map(Deed.decode, self.recent))
+        profile: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in self.profile.items()}
+        shopper = Shopper(Profile(**profile), tuple(self.stated), recent[: self.arrived], frozenset(self.watched))
+        return Visit(Ask(**self.ask), surface, shopper, recent, live, self.at, calls, trending, Trace(self.request_id))

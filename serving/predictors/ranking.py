@@ -16,7 +16,7 @@ from feature_repo.neighbours import Neighbours
 from models import catalogue, ranker
 from models.release import Release
 from recsys.errors import Permanent
-from recsys.inference import HEADS, RankingRequest, RankingResponse
+from recsys.inference import HEADS, RankingRequest, RankingResponse, Refused
 from recsys.settings import Settings
 from serving.predictors import items, server, stages, visitors
 from serving.predictors.changed import Follower
@@ -54,7 +54,12 @@ class Ranker:
         self._visitors, self._release_id, self._changes = known, release_id, changes
 
     def answer(self, request: RankingRequest) -> RankingResponse:
-        """Scores in the order of the request; an item that the release does not hold is scored as an unknown one."""
+        """Scores in the order of the request; an item that the release does not hold is scored as an unknown one.
+
+        Raises:
+            Refused: `features_of` is not among the candidates, or `visitor` is not what retrieval answered with.
+        """
+        asked = _place(request)
         watch = stages.Watch("ranking")
         visitor = self._visitors.read(request, watch)
         with watch.stage("transforms"):
@@ -65,6 +70,7 @@ class Ranker:
         return RankingResponse(
             scores=ranker.blend(heads, request.blend or self._blend),
             **heads,
+            features=inputs["numeric"][asked].ravel(),
             release=self._release_id,
             timings=watch.milliseconds,
         )
@@ -90,6 +96,18 @@ def ranks(scores: Scores) -> NDArray[np.int64]:
     places = np.full(len(scores), -1, np.int64)
     places[retrieved[np.argsort(-scores[retrieved], kind="stable")]] = np.arange(len(retrieved))
     return places
+
+
+def _place(request: RankingRequest) -> slice:
+    """Where the item stands whose features are asked for; nowhere if none is. Raises Refused if it is no candidate."""
+    if not request.features_of:
+        return slice(0)
+    places = np.flatnonzero(np.asarray(request.item_ids, object) == request.features_of)
+    if not len(places):
+        raise Refused(
+            f"features_of is {request.features_of!r}, which is none of the {len(request.item_ids)} candidates"
+        )
+    return slice(places[0], places[0] + 1)
 
 
 def _inputs(request: RankingRequest, visitor: Visitor, matrix: transforms.ItemMatrix) -> dict[str, NDArray[Any]]:

@@ -61,7 +61,8 @@ REQUESTS: Mapping[Role, type[RetrievalRequest] | type[RankingRequest]] = {
     "ranking": RankingRequest,
 }
 _STRING_INPUTS = {
-    *("user_id", "session_id", "query_item", "recent", "preferences", "region", "surface", "item_ids", "visitor"),
+    *("user_id", "session_id", "query_item", "recent", "preferences", "region", "surface", "item_ids"),
+    *("visitor", "features_of"),
 }
 
 
@@ -102,7 +103,7 @@ class Predictor(kserve.Model):  # type: ignore[misc]
         names = ("user_id", "session_id", "region")
         more: dict[Role, dict[str, str]] = {
             "retrieval": {"query_item": "BYTES", "k": "INT32"},
-            "ranking": {"surface": "BYTES", "visitor": "BYTES"},
+            "ranking": dict.fromkeys(("surface", "visitor", "features_of"), "BYTES"),
         }
         single = dict.fromkeys(names, "BYTES") | more[self.role]
         described = [{"name": n, "datatype": t, "shape": [1]} for n, t in single.items()]
@@ -115,7 +116,7 @@ class Predictor(kserve.Model):  # type: ignore[misc]
 
     def get_output_types(self) -> list[dict[str, Any]]:
         texts = ("item_ids", "evidence", "evidence_events") if self.role == "retrieval" else ()
-        numbers = ("scores", "query") if self.role == "retrieval" else ("scores", *inference.HEADS)
+        numbers = ("scores", "query") if self.role == "retrieval" else ("scores", *inference.HEADS, "features")
         kinds = dict.fromkeys(texts, "BYTES") | dict.fromkeys(numbers, "FP32")
         described = [{"name": name, "datatype": kind, "shape": [-1]} for name, kind in kinds.items()]
         if self.role == "retrieval":

@@ -162,6 +162,49 @@ def test_the_tour_shows_a_person_the_same() -> None:
     assert "/docs" in text
 
 
+REPLAYED = {
+    "request_id": "a b/c",
+    "release_id": "r1",
+    "surface": "home",
+    "rung": "ranked",
+    "same": True,
+    "places": 100,
+    "exploration": "drawn again",
+    "differences": [],
+    "because": [],
+}
+OTHERWISE = REPLAYED | {
+    "same": False,
+    "differences": [
+        {"position": 0, "recorded": {"item_id": "i1", "score": 0.75}, "replayed": {"item_id": "i[2]", "score": 0.5}},
+        {"position": 99, "recorded": {"item_id": "i9", "score": None}, "replayed": None},
+    ],
+    "because": ["the rules of the surface have changed since: scores.fresh was 1.2 and is 1.0"],
+}
+
+
+def test_replay_says_by_its_exit_code_whether_the_page_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {"/api/v1/replay/a%20b%2Fc": REPLAYED, "/api/v1/replay/other": OTHERWISE}
+
+    def get(settings: Settings, path: str, params: dict[str, Any]) -> dict[str, Any]:
+        return answers[path]
+
+    monkeypatch.setattr(cli.client, "get", get)
+    assert answer("replay", "a b/c") == REPLAYED
+    assert recsys("replay", "a b/c").stdout == (
+        "all 100 places are the same (home, rung ranked, release r1; exploration drawn again)\n"
+    )
+    assert answer("replay", "other", code=1) == OTHERWISE
+    lines = recsys("replay", "other", code=1).stdout.splitlines()
+    assert [line.split() for line in lines[:3]] == [
+        ["place", "shown", "score", "replayed", "score"],
+        ["1", "i1", "0.7500", "i[2]", "0.5000"],
+        ["100", "i9"],
+    ]
+    assert lines[3] == "because the rules of the surface have changed since: scores.fresh was 1.2 and is 1.0"
+    assert lines[4].startswith("2 of 100 places differ (home")
+
+
 class FakeAirflow:
     """A client of an Airflow whose one run has come to an end."""
 

@@ -1,5 +1,7 @@
 """The wire contract: what is sent is what arrives, and failures have names."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -38,11 +40,12 @@ def test_a_retrieval_request_arrives_as_it_was(
 )
 def test_a_ranking_request_arrives_as_it_was(items: list[tuple[str, float]], blend: dict[str, float]) -> None:
     ids, scores = [i for i, _ in items], [s for _, s in items]
-    request = RankingRequest(ids, scores, user_id="u", surface="cart", recent=(VIEWED,), blend=blend)
+    request = RankingRequest(ids, scores, user_id="u", surface="cart", recent=(VIEWED,), blend=blend, features_of="é")
     found = RankingRequest.from_tensors(received(inference.request_message(request, "")))
     assert list(found.item_ids) == ids
     np.testing.assert_array_equal(found.retrieval_scores, np.array(scores, np.float32))
     assert (found.user_id, found.surface, found.recent, found.blend) == ("u", "cart", (VIEWED,), blend)
+    assert found.features_of == "é"
 
 
 def test_responses_arrive_as_they_were() -> None:
@@ -61,8 +64,12 @@ def test_responses_arrive_as_they_were() -> None:
     np.testing.assert_array_equal(found.query, query)
     assert (found.profile, found.visitor) == (profile, "{é}")
     assert (found.release, found.timings) == ("r1", {"tower": 1.5})
-    ranked = inference.response_message(RankingResponse(scores, scores, scores, scores, 2 * scores, "r1"), "ranking")
-    assert RankingResponse.from_tensors(*inference.read_response(ranked)).revenue.tolist() == (2 * scores).tolist()
+    plain = RankingResponse(scores, scores, scores, scores, 2 * scores, "r1")
+    for features in ([], [1.5, -2.0]):
+        answered = replace(plain, features=np.array(features, np.float32))
+        ranked = inference.read_response(inference.response_message(answered, "ranking"))
+        assert RankingResponse.from_tensors(*ranked).revenue.tolist() == (2 * scores).tolist()
+        assert RankingResponse.from_tensors(*ranked).features.tolist() == features
 
 
 def test_a_request_without_a_tensor_is_named() -> None:

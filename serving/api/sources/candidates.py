@@ -120,22 +120,20 @@ class Pool:
         """The tags of every source that proposed a candidate, its first source first."""
         return list(dict.fromkeys(self.parts[part].source for part in np.flatnonzero(self.proposed[position]).tolist()))
 
-    def retrieval_scores(self, count: int, vectors: embeddings.Vectors) -> NDArray[np.float32]:
-        """[count] retrieval's scores of the first candidates, those of other sources by the same vector; zeros where
-        no source gave one.
+    def retrieval_scores(self, vectors: embeddings.Vectors) -> NDArray[np.float32]:
+        """[n] retrieval's scores, those of other sources' candidates by the same vector; NaN where no source gave one.
 
         Args:
-            count: candidates wanted.
             vectors: [items, dim] of the release, by catalogue row.
         """
-        scores = np.zeros(count, np.float32)
+        scores = np.full(len(self), np.nan, np.float32)
         asked = next(((place, part.query) for place, part in enumerate(self.parts) if part.query is not None), None)
         if asked is None:
             return scores
         place, query = asked
-        own = self.part[:count] == place
-        scores[own] = self.scores[:count][own]
-        scores[~own] = vectors[self.rows[:count][~own]] @ query
+        own = self.part == place
+        scores[own] = self.scores[own]
+        scores[~own] = vectors[self.rows[~own]] @ query
         return scores
 
     def scored(self, scores: NDArray[np.float32]) -> "Pool":

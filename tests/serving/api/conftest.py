@@ -21,7 +21,7 @@ import pytest
 import redis
 from numpy.typing import NDArray
 
-from feature_repo import events, online, shoppers
+from feature_repo import events, online, shoppers, transforms
 from models import artifact, catalogue
 from models.release import Reference, Release, ReleaseId
 from recsys import inference
@@ -171,14 +171,17 @@ def retrieved(request: RetrievalRequest) -> RetrievalResponse:
         inference.strings(["view" if last else "purchase"] * 60),
         embeddings()[59],
         Profile(known, 3 if known else 0, *(("Germany", "25-34") if request.user_id in ("ann", "new") else ("", ""))),
+        visitor=json.dumps({"user_id": request.user_id, "recent": request.recent}),
         timings={"features": 1.0, "search": 2.0},
     )
 
 
 def scored(request: RankingRequest) -> RankingResponse:
-    """The ranker turns retrieval's order round: i0 is the best."""
+    """The ranker turns retrieval's order round: i0 is the best. The features of an item are its number and zeros."""
     scores = np.array([1 - int(item[1:]) / 100 for item in request.item_ids], np.float32)
-    return RankingResponse(scores, scores, scores, scores, scores, timings={"forward": 3.0})
+    features = np.zeros(len(transforms.RANKING_FEATURES) if request.features_of else 0, np.float32)
+    features[:1] = int(request.features_of[1:] or 0)
+    return RankingResponse(scores, scores, scores, scores, scores, timings={"forward": 3.0}, features=features)
 
 
 @dataclass
@@ -235,9 +238,8 @@ async def running(settings: Settings, *, predictors: bool = True) -> AsyncIterat
 
 def patient(settings: Settings) -> Settings:
     """Deadlines that a busy test machine keeps; tests of lateness set their own."""
-    api = settings.api.model_copy(
-        update={"retrieval_deadline_ms": 2000, "ranking_deadline_ms": 2000, "online_deadline_ms": 2000}
-    )
+    stages = ("retrieval", "ranking", "online", "explain")
+    api = settings.api.model_copy(update={f"{stage}_deadline_ms": 2000 for stage in stages})
     return settings.model_copy(update={"api": api})
 
 

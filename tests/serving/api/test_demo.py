@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from feature_repo import transforms
 from recsys.settings import Network, Services, Settings
 from serving.api import auth
 
@@ -184,8 +185,10 @@ async def test_why_and_why_not_have_a_page(world: Any, demo: httpx.AsyncClient) 
     shown = await demo.get("/demo/why", params={"request_id": page["request_id"], "item_id": "i4"})
     assert "Why Thing 4?" in shown.text
     assert "it is in place 2, page 1" in shown.text
+    assert f'<th scope="row"><code>{transforms.RANKING_FEATURES[0]}</code></th><td>4</td>' in shown.text
     known = await demo.get("/demo/why", params={"request_id": page["request_id"], "item_id": " i3 "})
     assert "Why not Thing 3?" in known.text
     assert "the shopper knows it already" in known.text
+    assert "<dt>Had it been ranked</dt><dd>0.97000, place 2</dd>" in known.text
     lost = await demo.get("/demo/why", params={"request_id": "long-ago", "item_id": "i4"})
     assert (lost.status_code, "nothing is kept of request" in lost.text) == (404, True)

@@ -1,5 +1,7 @@
 """Why an item is on a page, and the first thing that kept another away."""
 
+import zlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,7 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from feature_repo import transforms
+from recsys.inference import HEADS, RankingResponse
 from serving.api.dossiers import Dossier, Facts
+from serving.api.visit import Record
 
 pytestmark = pytest.mark.services
 
@@ -83,6 +88,78 @@ async def test_a_later_page_is_explained_by_its_own_id(world: Any) -> None:
     assert (found["position"], found["because"]) == (5, "it is in place 6, page 2")
 
 
+async def test_the_features_of_a_ranked_item_are_those_of_its_request(world: Any) -> None:
+    page = await world.page(user_id="ann", count=5, headers={"X-Last-Item": "i20"})
+    found = await why(world, page, "i4")
+    assert list(found["features"]) == list(transforms.RANKING_FEATURES)
+    first = transforms.RANKING_FEATURES[0]
+    assert found["features"][first] == {"value": 4.0, "meaning": transforms.RANKING_DOCS[first]}
+    assert (found["if_ranked"], found["notes"]) == (None, [])
+    shown, asked = world.ranking.asked
+    assert asked.features_of == "i4"
+    assert (asked.visitor, asked.recent, asked.region) == (shown.visitor, shown.recent, shown.region)
+    assert shown.visitor
+    assert shown.recent
+    assert asked.item_ids.tolist() == shown.item_ids.tolist()
+    np.testing.assert_array_equal(asked.retrieval_scores, shown.retrieval_scores)
+
+
+async def test_an_item_that_was_not_ranked_says_what_the_ranker_would_have_given_it(world: Any) -> None:
+    page = await world.page(user_id="ann", count=5)
+    found = await why(world, page, "i3")  # which she knows already
+    assert (found["verdict"], found["ranker"]) == ("filtered", None)
+    assert found["if_ranked"]["score"] == pytest.approx(0.97)
+    assert found["if_ranked"]["place"] == 2, "i0 alone is better: i1 is sold out, i2 of Norway"
+    assert found["features"][transforms.RANKING_FEATURES[0]]["value"] == 3.0
+    assert world.ranking.asked[-1].item_ids.tolist() == [*world.ranking.asked[0].item_ids, "i3"]
+    assert world.ranking.asked[-1].retrieval_scores[-1] == pytest.approx(0.9 - 0.8 * 56 / 59, abs=1e-6)
+
+
+async def test_a_score_that_is_another_now_is_said_to_be(world: Any) -> None:
+    page = await world.page(user_id="ann", count=5)
+    answer, world.ranking.answer = world.ranking.answer, lambda asked: _raised(answer(asked))
+    found = await why(world, page, "i4")
+    assert found["notes"] == ["the ranker scores the item otherwise now than it did for the page"]
+    assert found["ranker"]["score"] == pytest.approx(0.96), "as it was then"
+
+
+async def test_without_the_ranker_the_rest_is_explained_and_no_shopper_notices(world: Any) -> None:
+    page = await world.page(user_id="ann", count=5)
+    answer, world.ranking.answer = world.ranking.answer, lambda _: 1 / 0
+    for _ in range(10):
+        found = await why(world, page, "i4")
+    assert (found["verdict"], found["features"]) == ("shown", None)
+    assert found["notes"] == ["the ranking predictor does not serve now, so there are no features; ask again"]
+    world.ranking.answer = answer
+    assert (await world.page(user_id="ann", count=5))["rung"] == "ranked", "ten failures have opened no circuit"
+    assert world.app.state.parts.calls.quality.factor == 1.0
+
+
+async def test_a_page_that_no_model_ranked_has_no_features(world: Any) -> None:
+    page = await world.page(surface="trending", count=5)
+    found = await why(world, page, page["items"][0]["item_id"])
+    assert (found["features"], found["notes"]) == (None, ["no model ranked this page, so there are no features"])
+    assert world.ranking.asked == []
+
+
+async def test_a_record_of_another_version_is_as_good_as_none(world: Any) -> None:
+    page = await world.page(user_id="ann", count=5)
+    shelf = world.app.state.parts.dossiers
+    await shelf.flush()
+    data = zlib.decompress(await shelf.get(page["request_id"]))
+    await world.app.state.parts.store.set(
+        f"why:{page['request_id']}", zlib.compress(data.replace(b'"edition"', b'"version"'))
+    )
+    answer = await world.http.get(f"/api/v1/explain/{page['request_id']}", params={"item_id": "i4"})
+    assert (answer.status_code, answer.json()["type"]) == (404, "urn:recsys:problem:unknown-request")
+
+
+def _raised(found: RankingResponse) -> RankingResponse:
+    """The same, each score a tenth higher."""
+    raised = {name: getattr(found, name) + np.float32(0.1) for name in ("scores", *HEADS)}
+    return replace(found, **raised)
+
+
 @pytest.mark.parametrize(
     ("request_id", "item_id", "status", "kind"),
     [
@@ -114,7 +191,12 @@ def _with_slate(settings: Any, slate: int) -> Any:
 @given(st.integers(0, 5), st.integers(0, 4))
 def test_a_dossier_is_read_as_it_was_kept(n: int, dim: int) -> None:
     rng = np.random.default_rng(n)
-    facts = Facts("r1", "home", "ranked", "ann", ["personal"], ["seen"], 5, {"3": {"name": "thompson"}}, {"new": 7})
+    asked = {"user_id": "ann"}
+    visit = Record("q", 7.5, asked, {"about": "shopper"}, {}, {"items": ["i1"]}, ["Toys"], ["7\tview\ti2"], 1, ["i1"])
+    facts = Facts(
+        "r1", "home", "ranked", "ann", ["personal"], ["seen"], 5, {"3": {"name": "thompson"}}, {"new": 7}, "e1",
+        '{"é": 1}', visit,
+    )  # fmt: skip
     floats = [rng.random(shape).astype(np.float32) for shape in (n, (n, 4), n, n)]
     small = np.full(n, -1, np.int8)
     kept = Dossier(
@@ -122,6 +204,7 @@ def test_a_dossier_is_read_as_it_was_kept(n: int, dim: int) -> None:
         np.arange(n, dtype=np.int32), rng.random(dim).astype(np.float32),
     )  # fmt: skip
     found = Dossier.unpack(kept.pack())
+    assert found is not None
     assert found.facts == facts
     for name in ("rows", "proposed", "dropped", "retrieval", "heads", "score", "relevance", "held", "slate", "query"):
         np.testing.assert_array_equal(getattr(found, name), getattr(kept, name), strict=True)

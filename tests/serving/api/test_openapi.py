@@ -26,6 +26,7 @@ OPERATIONS = [
     (GenerationMode.POSITIVE, "PUT", "/api/v1/users/{user_id}/preferences"),
     (GenerationMode.NEGATIVE, "PUT", "/api/v1/users/{user_id}/preferences"),
     (GenerationMode.POSITIVE, "GET", "/api/v1/explain/{request_id}"),
+    (GenerationMode.POSITIVE, "GET", "/api/v1/replay/{request_id}"),
     (GenerationMode.POSITIVE, "PUT", "/api/v1/items"),
     (GenerationMode.NEGATIVE, "PUT", "/api/v1/items"),
     (GenerationMode.POSITIVE, "DELETE", "/api/v1/items/{item_id}"),

@@ -246,3 +246,12 @@ async def test_a_refused_token_is_told_why(
 async def test_where_no_tokens_are_configured_none_opens_anything(online_settings: Settings, shop: Any) -> None:
     async with shop.running(online_settings) as world:
         assert (await world.get(headers=bearer())).json()["type"] == "urn:recsys:problem:unknown-key"
+
+
+@pytest.mark.services
+@pytest.mark.parametrize("path", ["/api/v1/explain/{}?item_id=i4", "/api/v1/replay/{}"])
+async def test_the_record_of_a_page_is_for_its_own_user(world: Any, path: str) -> None:
+    page = await world.page(user_id="ann", count=5)
+    for user, status in (("ann", 200), ("bob", 403)):
+        answer = await world.http.get(path.format(page["request_id"]), headers=bearer(sub=user))
+        assert answer.status_code == status, answer.text

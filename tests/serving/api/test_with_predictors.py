@@ -147,6 +147,27 @@ async def recovered(world: Any) -> None:
         await asyncio.sleep(0.05)
 
 
+async def test_a_page_is_explained_and_replayed_for_the_shopper_of_then(
+    platform: Settings, processes: Any, shop: Any
+) -> None:
+    async with shop.running(shop.patient(platform), predictors=False) as world:
+        page = await world.page(user_id="u1", count=10)
+        assert page["rung"] == "ranked"
+        bought, path = "i5", f"/api/v1/explain/{page['request_id']}"
+        found = (await world.http.get(path, params={"item_id": bought})).json()
+        assert found["features"]["retrieval_score"]["value"] == pytest.approx(found["retrieval"]["score"], abs=1e-4)
+        event = {"event_id": "e1", "user_id": "u1", "session_id": "s1", "item_id": "i9", "event": "purchase"}
+        event |= {"event_time": "2024-03-09T12:00:00Z"}
+        assert (await world.http.post("/api/v1/events", json={"events": [event]})).status_code == 202
+        again = (await world.http.get(path, params={"item_id": bought})).json()
+        assert again == found
+        replayed = (await world.http.get(f"/api/v1/replay/{page['request_id']}")).json()
+        assert (replayed["same"], replayed["because"]) == (True, [])
+        other = await world.page(user_id="u1", count=10)
+        path = f"/api/v1/explain/{other['request_id']}"
+        assert (await world.http.get(path, params={"item_id": bought})).json()["features"] != found["features"]
+
+
 async def test_a_new_item_reaches_pages_within_seconds(platform: Settings, processes: Any, shop: Any) -> None:
     async with shop.running(shop.patient(platform), predictors=False) as world:
         answer = await world.http.put("/api/v1/items", json={"items": [NEW]})

@@ -9,7 +9,7 @@ import fake_release
 import numpy as np
 import pytest
 
-from feature_repo import store
+from feature_repo import store, transforms
 from models import catalogue
 from models.release import Release, Releases
 from recsys.errors import Permanent, Retryable
@@ -62,6 +62,21 @@ def test_who_asks_may_be_handed_on_from_retrieval(engine: Ranker, platform: Sett
     found = engine.answer(handed)
     np.testing.assert_array_equal(found.scores, engine.answer(ask).scores)
     assert "features" not in found.timings, "the feature store is not read again"
+
+
+def test_an_item_says_what_the_forward_pass_saw_of_it(engine: Ranker) -> None:
+    ask = RankingRequest(["i1", "i2", "i5"], [0.5, 0.4, 0.3], user_id="u1")
+    assert engine.answer(ask).features.shape == (0,)
+    found = engine.answer(RankingRequest.from_tensors(replace(ask, features_of="i2").tensors()))
+    told = dict(zip(transforms.RANKING_FEATURES, found.features.tolist(), strict=True))
+    assert found.features.dtype == np.float32
+    assert (told["retrieval_score"], told["retrieval_rank"]) == pytest.approx((0.4, np.log1p(1)))
+    np.testing.assert_array_equal(found.scores, engine.answer(ask).scores)
+
+
+def test_the_features_of_an_item_that_is_no_candidate_are_refused(engine: Ranker) -> None:
+    with pytest.raises(Refused, match="features_of is 'i9', which is none of the 2 candidates"):
+        engine.answer(RankingRequest(["i1", "i2"], [0.5, 0.4], features_of="i9"))
 
 
 @pytest.mark.parametrize(
