@@ -72,11 +72,11 @@ class Shape:
             inverse of the propensity, or nothing.
     """
 
-    pieces: int = 8
+    pieces: int = 4
     embedding: int = 8
     crosses: int = 2
     rank: int = 32
-    deep: int = 128
+    deep: int = 64
     experts: int = 4
     expert: int = 64
     head: int = 32

@@ -1,8 +1,7 @@
 """Train the multi-task ranker on requests that the towers never saw.
 
 The holdout of `pipelines.split` is cut by time: the first 70 % are for training, whose newest part stops training
-early, chooses the weight of the ranking loss and calibrates the heads; the rest is written to the run's folder for
-`evaluate_ranker`, untouched.
+early and calibrates the heads; the rest is written to the run's folder for `evaluate_ranker`, untouched.
 """
 
 import logging
@@ -52,8 +51,6 @@ log = logging.getLogger(__name__)
 TRAIN_SHARE = 0.7  # of the holdout's time
 FEWEST_REQUESTS = 20
 STEPS = 100  # per epoch, where there are few requests
-ALIKE = 0.005  # of NDCG@10
-LISTWISE = (0.3, 3.0)  # weights of the ranking loss that are tried: a shop of regulars wants little, a film club much
 
 
 class Params(stage.ReuseParams):
@@ -64,9 +61,7 @@ class Params(stage.ReuseParams):
     max_test_lists: int = Field(400, ge=20, description="the same where a request has all candidates as rows")
     negatives: int = Field(50, ge=5, description="candidates not chosen that are kept per training request")
     epochs: int = Field(20, ge=1, description="most passes; training stops early")
-    listwise: float | None = Field(
-        None, ge=0, description=f"weight of the ranking loss; default: that of {LISTWISE} which orders the tail better"
-    )
+    listwise: float = Field(0.3, ge=0, description="weight of the ranking loss beside the likelihoods")
     debias: ranker.Debias = Field(
         "tower",
         description="what keeps the slots of a list out of the scores: a position tower, inverse propensities, nothing",
@@ -214,44 +209,19 @@ def learn(
 ) -> tuple[ranker.Served, list[dict[str, float]], dict[str, float]]:
     """The network with trees beside it, calibrated; its curve, one point per epoch, and what was chosen on the way."""
     trees = ranking_forest.fit(train, tail, seed)
-    model, history, listwise = best(train, tail, params, seed)
+    model, history = fit(train, tail, params, seed)
     served = ranker.Served(model, calibration(model, trees, tail), trees)
     share = float(served.calibrated[0, 1])
-    return served, history, {"listwise": listwise, "trees": float(len(trees.leaf)), "share_of_trees": share}
+    return served, history, {"trees": float(len(trees.leaf)), "share_of_trees": share}
 
 
-def best(
-    train: Examples, tail: Examples, params: Params, seed: int
-) -> tuple[ranker.Ranker, list[dict[str, float]], float]:
-    """Fit with each weight of the ranking loss that may be tried; returns what orders the tail best, and the weight.
-
-    Of two that order it about alike, the one with the smaller weight: its tail is short, with few negatives a request.
-    """
-    tried = []
-    for weight in LISTWISE if params.listwise is None else (params.listwise,):
-        model, history = fit(train, tail, params, seed, weight)
-        found = ranking_metrics.ndcg(scores(model, tail), tail.gains(ranker.BLEND), tail.request, 10)[0]
-        log.info("ranking loss weighs %g: NDCG@10 %.4f on the tail, %d epochs", weight, found.mean(), len(history))
-        tried.append((float(found.mean()), (model, history, weight)))
-    enough = max(reached for reached, _ in tried) - ALIKE
-    return next(fitted for reached, fitted in tried if reached >= enough)
-
-
-def scores(model: ranker.Ranker, examples: Examples) -> NDArray[np.float64]:
-    """[n] what the ranker orders by, before calibration."""
-    found = ranker.answers(outputs_of(model, examples)).numpy()
-    return ranker.blend(dict(zip(ranker.HEADS, found.T, strict=True)), ranker.BLEND).astype(np.float64)
-
-
-def fit(
-    train: Examples, tail: Examples, params: Params, seed: int, listwise: float
-) -> tuple[ranker.Ranker, list[dict[str, float]]]:
+def fit(train: Examples, tail: Examples, params: Params, seed: int) -> tuple[ranker.Ranker, list[dict[str, float]]]:
     """Train until the loss on the tail stops falling; returns the best model and the curve, one point per epoch."""
     import tensorflow as tf
     import tf_keras as keras
 
     keras.utils.set_random_seed(seed % 2**31)
-    shape = ranker.Shape(listwise=listwise, debias=params.debias)
+    shape = ranker.Shape(listwise=params.listwise, debias=params.debias)
     words = ranker.Words(ranker.vocabulary(train.strings))
     scaling = ranker.Scaling.learn(train.numeric, shape.pieces)
     clicked, amounts = train.labels[:, 0], ranker.Amounts.learn(train.amount)

@@ -109,7 +109,7 @@ def test_a_test_without_anything_to_find_fails() -> None:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[ranker.Scorer, list[dict[str, float]]]:
     older, tail = examples().tail()
     options = train_ranker.Params(day="2026-01-01", run="r", epochs=6, batch=8, learning_rate=5e-3)
-    model, curve = train_ranker.fit(older, tail, options, seed=3, listwise=0.3)
+    model, curve = train_ranker.fit(older, tail, options, seed=3)
     folder = tmp_path_factory.mktemp("ranker") / "model"
     trees = ranking_forest.fit(older, tail, seed=3)
     served = ranker.Served(model, train_ranker.calibration(model, trees, tail), trees)
@@ -150,7 +150,7 @@ def test_the_ranker_learns_what_a_purchase_brings_in(trained: tuple[ranker.Score
 def test_without_prices_revenue_is_the_chance_of_a_purchase() -> None:
     older, tail = (replace(part, amount=np.zeros_like(part.amount)) for part in examples().tail())
     options = train_ranker.Params(day="2026-01-01", run="r", epochs=2, batch=8)
-    model, _ = train_ranker.fit(older, tail, options, seed=3, listwise=0.3)
+    model, _ = train_ranker.fit(older, tail, options, seed=3)
     found = train_ranker.outputs_of(model, tail)
     assert np.abs(found[:, -1]).max() == 0
     assert train_ranker.calibration(model, forest.NO_TREES, tail)[-1].tolist() == [1.0, 0.0, 0.0]
@@ -166,27 +166,8 @@ def test_training_again_with_the_seed_gives_the_same_curve(
 ) -> None:
     older, tail = examples().tail()
     options = train_ranker.Params(day="2026-01-01", run="r", epochs=6, batch=8, learning_rate=5e-3)
-    _, curve = train_ranker.fit(older, tail, options, seed=3, listwise=0.3)
+    _, curve = train_ranker.fit(older, tail, options, seed=3)
     assert [p["tail_loss"] for p in curve] == pytest.approx([p["tail_loss"] for p in trained[1]], rel=1e-5)
-
-
-@pytest.mark.parametrize(("much", "chosen"), [(0.0, 0.3), (0.5, 3.0)], ids=["alike", "better"])
-def test_a_heavier_ranking_loss_must_order_the_tail_clearly_better(
-    monkeypatch: pytest.MonkeyPatch, much: float, chosen: float
-) -> None:
-    older, tail = examples().tail()
-    signal = tail.gains(ranker.BLEND)
-
-    def fit(*_: Any) -> tuple[float, list[dict[str, float]]]:
-        return _[-1], []
-
-    def scores(weight: float, _: Any) -> Any:
-        return signal * (much if weight == max(train_ranker.LISTWISE) else 0.0)
-
-    monkeypatch.setattr(train_ranker, "fit", fit)
-    monkeypatch.setattr(train_ranker, "scores", scores)
-    options = train_ranker.Params(day="2026-01-01", run="r")
-    assert train_ranker.best(older, tail, options, seed=3)[2] == chosen
 
 
 def test_what_a_visitor_had_goes_first_and_popularity_decides_the_rest() -> None:
