@@ -14,6 +14,7 @@ import pytest
 
 from feature_repo import changes, online
 from feature_repo import events as schema
+from feature_repo.changes import Overlay
 from recsys.settings import Changes, Settings
 from serving.api import auth, followed, items
 
@@ -133,8 +134,8 @@ async def test_the_vector_of_a_new_item_comes_from_retrieval(world: Any) -> None
     await put(world, NEW)
     live = await until(world, lambda live: live.shows("new"))
     assert live.vectors[np.array([59, 60])].tolist()[1] == [0.0, 0.0]
-    [version] = [change.version for change in world.app.state.parts.changed._overlay.changes.values()]
     with online.connect(world.settings.redis_url) as client:
+        version = changes.newer(client, Overlay()).changes["new"].version
         changes.write_vectors(client, "r1", [("new", version, np.array([0.6, 0.8], np.float32))])
     await until(world, lambda live: live.vectors[np.array([60])].any())
     await world.page(user_id="ann", count=100)
