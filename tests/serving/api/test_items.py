@@ -1,6 +1,7 @@
 """The catalogue as it changes: on the disk before the answer, on pages within the polling time, and told what to do."""
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import AsyncIterator
@@ -32,13 +33,19 @@ NEW = {
 I8 = NEW | {"item_id": "i8", "title": "Thing 8", "price": 5.0, "created_at": "2023-01-01T00:00:00Z"}
 
 
-@pytest.fixture
-async def world(online_settings: Settings, shop: Any) -> AsyncIterator[Any]:
+@contextlib.asynccontextmanager
+async def looking(settings: Settings, shop: Any) -> AsyncIterator[Any]:
     """As in conftest, with a look at the changes every 20 ms."""
-    settings = shop.patient(online_settings).model_copy(update={"changes": Changes(poll=0.02)})
+    settings = shop.patient(settings).model_copy(update={"changes": Changes(poll=0.02)})
     shop.publish(settings)
     shop.fill(settings.redis_url)
     async with shop.running(settings) as made:
+        yield made
+
+
+@pytest.fixture
+async def world(online_settings: Settings, shop: Any) -> AsyncIterator[Any]:
+    async with looking(online_settings, shop) as made:
         yield made
 
 
@@ -163,21 +170,18 @@ async def test_a_process_that_starts_knows_all_changes(world: Any, shop: Any) ->
 
 
 async def test_while_redis_is_away_the_catalogue_stays_and_changes_are_refused(
-    world: Any, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, own_redis: Any, shop: Any
 ) -> None:
-    await put(world, NEW)
-    await until(world, lambda live: live.shows("new"))
-    parts = world.app.state.parts
-    async with online.connect_async("redis://127.0.0.1:1/0") as nowhere:
-        monkeypatch.setattr(parts.changed, "_store", nowhere)
-        monkeypatch.setattr(parts.items, "store", nowhere)
-        await parts.changed.poll(parts.watcher)
-        assert parts.watcher.current.shows("new")
-        assert await world.metric('recsys_api_falls_total{stage="changes",why="down"}') >= 1
+    async with looking(settings, shop) as world:
+        await put(world, NEW)
+        await until(world, lambda live: live.shows("new"))
+        own_redis.kill()
+        while not await world.metric('recsys_api_falls_total{stage="changes",why="down"}'):
+            await asyncio.sleep(0.02)
         answer = await world.http.delete("/api/v1/items/new")
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
         assert "send it again" in answer.json()["detail"]
-        assert parts.watcher.current.shows("new")
+        assert world.app.state.parts.watcher.current.shows("new")
 
 
 @pytest.mark.parametrize(
