@@ -1,6 +1,8 @@
 """When a stage keeps what an earlier run made, and when it must not."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -9,10 +11,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipelines import datasets, quality, stage, train_ranker, trending
+from pipelines import datasets, quality, reuse, stage, train_ranker, trending
 from pipelines.datasets import RunId
 from recsys.errors import Exit
-from recsys.settings import Settings
+from recsys.settings import REPOSITORY, Settings
 
 DAY = date(2026, 3, 10)
 TABLE = pa.table({"n": [1, 2]})
@@ -138,6 +140,27 @@ def test_the_ranker_is_kept_while_towers_and_data_stay(settings: Settings) -> No
     assert len({first, digest("a", towers="t2"), digest("b", seed=8), digest("c", listwise=1.0)}) == 4
     lake.write(datasets.feature_view("user_history"), DAY, pa.table({"n": [3]}))
     assert digest("third") != first
+
+
+@pytest.mark.parametrize(
+    ("name", "later"),
+    [
+        ("train_retrieval", {"pipelines.tower_training", "models.two_tower", "models.towers"}),
+        ("train_ranker", {"pipelines.ranker_training", "models.ranker", "models.forest"}),
+    ],
+)
+def test_a_training_that_is_kept_loads_no_tensorflow_and_knows_its_code_all_the_same(
+    name: str, later: set[str]
+) -> None:
+    script = f"import sys; from pipelines import {name}; print(*sys.modules)"
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = set(told.stdout.split())
+    assert f"pipelines.{name}" in loaded
+    assert not loaded & {"tensorflow", "tf_keras", "tensorflow_recommenders", *later}
+    code = reuse.modules([f"pipelines.{name}"])
+    assert {module for module in loaded if module.partition(".")[0] in reuse.PACKAGES} | later <= set(code)
+    assert code["models.artifact"] == REPOSITORY / "models" / "artifact.py"
+    assert not {"pipelines.deploy", "recsys.cli"} & set(code), "what a stage does not import is not its code"
 
 
 def test_what_was_replaced_while_a_stage_read_it_is_read_anew(
