@@ -1,6 +1,7 @@
 """When a stage keeps what an earlier run made, and when it must not."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipelines import datasets, quality, reuse, stage, train_ranker, trending
+from pipelines import datasets, features, quality, reuse, stage, train_ranker, trending
 from pipelines.datasets import RunId
 from recsys.errors import Exit
 from recsys.settings import REPOSITORY, Settings
@@ -161,6 +162,59 @@ def test_a_training_that_is_kept_loads_no_tensorflow_and_knows_its_code_all_the_
     assert {module for module in loaded if module.partition(".")[0] in reuse.PACKAGES} | later <= set(code)
     assert code["models.artifact"] == REPOSITORY / "models" / "artifact.py"
     assert not {"pipelines.deploy", "recsys.cli"} & set(code), "what a stage does not import is not its code"
+
+
+@pytest.fixture
+def computed(settings: Settings) -> datasets.Lake:
+    """Two published days, the features of both, and sequences."""
+    lake = datasets.lake(settings)
+    views = [datasets.feature_view(name) for name in features.VIEWS]
+    for dataset in (*datasets.CLEAN.values(), *views, datasets.SEQUENCES):
+        for day in (DAY - timedelta(days=1), DAY):
+            lake.write(dataset, day, TABLE)
+    return lake
+
+
+def of_features(settings: Settings, run: str = "r", **options: Any) -> str:
+    return features.touches(features.Params(day=DAY, run=RunId(run), **options), settings).digest()
+
+
+@pytest.mark.parametrize("back", [0, 1])
+@pytest.mark.parametrize(
+    "dataset", [*datasets.CLEAN.values(), *map(datasets.feature_view, features.VIEWS)], ids=lambda d: d.name
+)
+def test_features_look_at_every_day_that_they_read_or_made(
+    settings: Settings, computed: datasets.Lake, dataset: datasets.Dataset, back: int
+) -> None:
+    before = of_features(settings)
+    computed.write(dataset, DAY - timedelta(days=back), pa.table({"n": [3]}))
+    assert of_features(settings) != before
+
+
+def test_features_make_the_sequences_of_one_day(settings: Settings, computed: datasets.Lake) -> None:
+    before = of_features(settings)
+    computed.write(datasets.SEQUENCES, DAY - timedelta(days=1), pa.table({"n": [3]}))
+    assert of_features(settings) == before
+    shutil.rmtree(computed.path(datasets.SEQUENCES, DAY))
+    assert of_features(settings) != before
+
+
+def test_features_know_a_day_that_is_published_late_and_none_to_come(
+    settings: Settings, computed: datasets.Lake
+) -> None:
+    before = of_features(settings)
+    for dataset in (datasets.EVENTS, datasets.feature_view("item_stats")):
+        computed.write(dataset, DAY + timedelta(days=1), TABLE)
+    computed.write(datasets.feature_view("item_embedding"), DAY, TABLE)  # by a later stage, from the towers
+    assert of_features(settings) == before
+    computed.write(datasets.EVENTS, DAY - timedelta(days=7), TABLE)
+    assert of_features(settings) != before
+
+
+@pytest.mark.usefixtures("computed")
+def test_features_are_others_for_other_days_to_fill_and_not_for_another_run(settings: Settings) -> None:
+    assert of_features(settings, "other") == of_features(settings)
+    assert of_features(settings, history_days=9) != of_features(settings)
 
 
 def test_what_was_replaced_while_a_stage_read_it_is_read_anew(
