@@ -20,6 +20,7 @@ from pipelines import (
     datasets,
     holdout,
     item_neighbours,
+    ranker_training,
     ranking_examples,
     ranking_requests,
     ranking_users,
@@ -105,7 +106,7 @@ class Funnel:
         kept = np.sort(rng.permutation(len(questions))[: params.max_requests])
         examples = self.examples([questions[row] for row in kept], params.negatives)
         log.info("%d questions of %d, %d rows of examples", len(kept), len(questions), len(examples))
-        served, _, chosen = train_ranker.learn(*examples.tail(), params, self.settings.seed)
+        served, _, chosen = ranker_training.learn(*examples.tail(), params, self.settings.seed)
         log.info("chosen: %s", chosen)
         return ranker.Scorer(lambda **inputs: served.score(inputs), served)
 

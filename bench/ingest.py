@@ -38,7 +38,7 @@ def order_lines(number: int, rng: np.random.Generator) -> pd.DataFrame:
             "StockCode": code.astype(str),
             "Description": [f"CERAMIC MUG NO {c}" for c in code],
             "Quantity": np.where(cancelled, -1, 1) * rng.integers(1, 9, size=CHUNK),
-            "InvoiceDate": _times(line, rng),
+            "InvoiceDate": _times(line),
             "Price": (code % 97 + 1) / 4,
             "Customer ID": 10_000 + (line // 10) % CUSTOMERS,
             "Country": "United Kingdom",
@@ -57,14 +57,15 @@ def events(number: int, rng: np.random.Generator) -> pd.DataFrame:
             "item_id": [f"i{n:08}" for n in rng.integers(PRODUCTS, size=CHUNK)],
             "event": "view",
             "region": "DE",
-            "event_time": _times(line, rng),
+            "event_time": _times(line),
         }
     )
 
 
-def _times(line: np.ndarray, rng: np.random.Generator) -> "pd.Series[str]":
-    day = rng.integers(DAYS)
-    moments = pd.Timestamp("2010-01-01") + pd.to_timedelta(day * 86_400 + 30_000 + line // 10 % 30_000, unit="s")
+def _times(line: np.ndarray) -> "pd.Series[str]":
+    """A day of a chunk's own, the last one first: a source without recent events is refused."""
+    start = pd.Timestamp("2010-12-31") - pd.Timedelta(days=line[0] // CHUNK % DAYS)
+    moments = start + pd.to_timedelta(30_000 + line // 10 % 30_000, unit="s")
     return pd.Series(moments.strftime("%Y-%m-%d %H:%M:%S"))
 
 

@@ -49,7 +49,7 @@ def main() -> None:
     settings = configuration.load()
     run = datasets.RunId(options.run or newest(settings))
     from models import artifact, ranker
-    from pipelines import ranking_examples, train_ranker
+    from pipelines import ranker_training, ranking_examples, train_ranker
 
     trained = stage.result_of(settings, run, "train_ranker")
     root = Path(settings.storage.root).resolve()
@@ -65,8 +65,8 @@ def main() -> None:
     reached: dict[str, Floats] = {}
     for way in WAYS:
         chosen = params.model_copy(update={"debias": way, "listwise": 0.0})
-        model, _ = train_ranker.fit(*shown[0].tail(), chosen, settings.seed, 0.0)
-        reached[way] = agreement(train_ranker.outputs_of(model, shown[1])[:, 0], liking[1], shown[1].request)
+        model, _ = ranker_training.fit(*shown[0].tail(), chosen, settings.seed, 0.0)
+        reached[way] = agreement(ranker_training.outputs_of(model, shown[1])[:, 0], liking[1], shown[1].request)
         ahead, error = ranking_metrics.mean_and_error(reached[way] - reached["none"])
         tau = float(reached[way].mean())
         figures.report(
@@ -95,13 +95,13 @@ def newest(settings: Settings) -> str:
 
 def requests(settings: Settings, params: Any) -> list[pd.DataFrame]:
     """Who asked, for the training and for the test examples: the same draw as the stage's."""
-    from pipelines import ranking_requests, train_ranker
+    from pipelines import ranker_training, ranking_requests
 
     lake = datasets.lake(settings)
     cut = split.holdout(lake, params.day)
     judged = ranking_requests.read(lake, cut.cutoff, cut.end)
-    border = cut.cutoff.timestamp() + train_ranker.TRAIN_SHARE * (cut.end - cut.cutoff).total_seconds()
-    return [part.requests for part in train_ranker.sample(judged, border, params, settings.seed)]
+    border = cut.cutoff.timestamp() + ranker_training.TRAIN_SHARE * (cut.end - cut.cutoff).total_seconds()
+    return [part.requests for part in ranker_training.sample(judged, border, params, settings.seed)]
 
 
 def truth(shop: world.World, examples: "Examples", asked: pd.DataFrame) -> Floats:

@@ -3,7 +3,7 @@
     .venv/bin/python -m bench.quality --dataset online_retail --model two_tower --out predictions.parquet
 
 The split is written as a canonical source, and the pipeline's own stages `ingest`, `quality` and `features` read it;
-the towers are trained by `train_retrieval.train` on all that the protocol allows to fit on, with the hyperparameters
+the towers are trained by `tower_training.train` on all that the protocol allows to fit on, with the hyperparameters
 that the pipeline derives from the data. `--model funnel` has the ranker order their candidates. Prints one JSON line
 per figure (see bench/protocol.py for their definition).
 """
@@ -120,7 +120,7 @@ def whole_funnel(split: protocol.Split, settings: Settings) -> Found:
 def trained(split: protocol.Split, lake: datasets.Lake, settings: Settings) -> "two_tower.Towers":
     """The towers by the pipeline's training, on all that may be fitted on."""
     from models import two_tower, workers
-    from pipelines import corpus, train_retrieval
+    from pipelines import corpus, tower_training, train_retrieval
 
     # One left out is the very next event, as far as ties in time let one tell; a window asks for what the weeks bring.
     params = train_retrieval.Params(day=split.day, run=RUN, **({"fade": NEXT_FADE} if split.window is None else {}))
@@ -129,8 +129,8 @@ def trained(split: protocol.Split, lake: datasets.Lake, settings: Settings) -> "
     with tempfile.TemporaryDirectory() as folder:
         found = corpus.source(lake, split.day, datasets.end_of(split.day))
         counted = corpus.census(found)
-        recipe = train_retrieval.settle(params, counted, found.cutoff, repeats)
-        made = train_retrieval.train(params, found, counted, recipe, settings.seed, Path(folder), _tell, strategy)
+        recipe = tower_training.settle(params, counted, found.cutoff, repeats)
+        made = tower_training.train(params, found, counted, recipe, settings.seed, Path(folder), _tell, strategy)
         two_tower.save(made.model, counted.words, Path(folder))
         return two_tower.Towers.load(Path(folder))
 

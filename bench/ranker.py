@@ -93,10 +93,10 @@ def neighbours(item_ids: list[str], rng: np.random.Generator) -> Neighbours:
 
 def untrained(inputs: dict[str, Any], folder: Path) -> Path:
     """A ranker of the default shape that has learnt nothing."""
-    from models import ranker
+    from models import places, ranker
 
     strings = {name: inputs[name] for name in ranker.STRINGS}
-    slots = ranker.Slots.learn(np.full(CANDIDATES, -1, np.int32), np.zeros(CANDIDATES, np.float32))
+    slots = places.Slots.learn(np.full(CANDIDATES, -1, np.int32), np.zeros(CANDIDATES, np.float32))
     click = ranker.Start(transforms.RANKING_FEATURES.index("retrieval_score"), slope=1.0, shift=-4.0, usual=0.0)
     amount = ranker.Start(transforms.RANKING_FEATURES.index("item_price"), slope=1.0, shift=-2.0, usual=2.0)
     shape = ranker.Shape()

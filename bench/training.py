@@ -2,7 +2,7 @@
 
     nice .venv/bin/python -m bench.training [--items 4000] [--events 400000] [--batches 40]
 
-Ours is `train_retrieval.fit` as the stage calls it, deterministic ops included. The peer is written as the tutorial of
+Ours is `tower_training.fit` as the stage calls it, deterministic ops included. The peer is written as the tutorial of
 TensorFlow Recommenders is (tensorflow.org/recommenders/examples/basic_retrieval): a `tfrs.Model`, strings that it looks
 up itself, one target a row, histories padded to full length, `.batch().cache()`, Keras' `fit`. It is measured with
 `tfrs.tasks.Retrieval` (softmax over the targets of the batch) and with Keras' own cross entropy over the whole
@@ -42,7 +42,7 @@ import tf_keras as keras  # noqa: E402
 from feature_repo import events, names, transforms  # noqa: E402
 from models import towers, two_tower, vocabulary  # noqa: E402
 from models.vocabulary import FIRST  # noqa: E402
-from pipelines import corpus, examples, train_retrieval  # noqa: E402
+from pipelines import corpus, examples, tower_training, train_retrieval  # noqa: E402
 
 SEED = 7
 DAY = date(2024, 12, 31)
@@ -213,7 +213,7 @@ def strings(rows: Mapping[str, Any], words: vocabulary.Vocabulary) -> dict[str, 
 
 
 def ours(
-    shop: Shop, plan: examples.Plan, shape: towers.Shape, recipe: train_retrieval.Recipe, params: train_retrieval.Params
+    shop: Shop, plan: examples.Plan, shape: towers.Shape, recipe: tower_training.Recipe, params: train_retrieval.Params
 ) -> Speed:
     """The speed of ours, on all examples of the shop."""
     watch = Stopwatch()
@@ -222,7 +222,7 @@ def ours(
     with tempfile.TemporaryDirectory() as folder:
         written = examples.write(Path(folder), iter([shop.sequences]), plan, SEED)["train"]
         model = two_tower.TwoTower(shape, shop.words.sizes(), shop.known, recipe.negatives)
-        train_retrieval.fit(model, Path(folder), plan.layout, recipe, params, SEED, watch)
+        tower_training.fit(model, Path(folder), plan.layout, recipe, params, SEED, watch)
     return watch.second(written)
 
 
@@ -237,7 +237,7 @@ def main() -> None:
     words = vocabulary_of(options.items)
     nobody = scipy.sparse.csr_matrix((1, 1))
     counted = corpus.Census(words, np.zeros(0, np.float32), nobody, START, options.events)
-    recipe = train_retrieval.settle(params, counted, datetime.fromtimestamp(END, UTC), repeats=True)
+    recipe = tower_training.settle(params, counted, datetime.fromtimestamp(END, UTC), repeats=True)
     moments = np.linspace(START, END, recipe.moments + 1, endpoint=False)
     shop = Shop(words, catalogue(words, len(moments), rng), histories(words, options.events, rng), moments)
     layout = examples.Layout(params.history_length, recipe.targets, corpus.NO_STATED)

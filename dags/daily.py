@@ -17,6 +17,10 @@ DOC = """
 5. **register → deploy** put the models into MLflow and bring them live in the idle colour. `deploy` takes the
    release back by itself when it misbehaves.
 
+A source without new events, or without any in the four weeks up to the day, on which models are judged, fails the run
+at **ingest**, which says what its last day is. No training begins before **trending** and **features** have both
+succeeded.
+
 A gate that refuses is not an error: the run ends at its **…_refused** task, the live release stays, and the note
 on the run says which figure fell short. To try an idea, trigger the DAG with other parameters and compare the two
 runs in MLflow (experiment *recsys*). Every task can be cleared and re-run; a run replaces only what it wrote.
@@ -105,7 +109,9 @@ with DAG(
 
     chain(ingest, quality, [trending, features])
     chain([trending, features], materialize, build_index)
-    chain(features, train_retrieval, evaluate_retrieval, [build_index, train_ranker])
+    # The towers need no trending lists, but the release does: without them, minutes of training would be for nothing.
+    # On a good day this costs no time, because features take longer.
+    chain([trending, features], train_retrieval, evaluate_retrieval, [build_index, train_ranker])
     chain(build_index, validate_index, register)
     chain(train_ranker, evaluate_ranker, register)
     chain(register, promotion(), [approval, deploy])

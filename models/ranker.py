@@ -28,7 +28,7 @@ implicit feedback", WSDM 2020).
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -38,6 +38,7 @@ from numpy.typing import NDArray
 
 from feature_repo import events
 from models import calibration, forest
+from models.places import POSITIONS, Debias, Slots
 
 CHAIN = ("click", "cart", "purchase")
 HEADS = (*CHAIN, "revenue")
@@ -45,13 +46,10 @@ HEADS = (*CHAIN, "revenue")
 # asks for it. Data of the manifest, not of the graph: an operator changes them without training.
 BLEND: Mapping[str, float] = {"click": 1.0, "cart": 3.0, "purchase": 4.0, "revenue": 0.0}
 STRINGS = ("category", "brand", "region", "surface")
-POSITIONS = 64  # slots with a bias of their own; later ones share the last
 PASS_ROWS = 4096  # rows of one pass, which bound the memory of a whole evaluation
 SMALLEST = 1e-6
 LARGEST_LOG = 7.0  # of an expected amount, either way: a factor of 1,100
 USUAL = 0.99  # share of purchases whose amounts count as they are
-SELDOM = 0.1  # propensities below it count as this: few labels must not outweigh all others
-Debias = Literal["tower", "propensity", "none"]
 Tensors = Mapping[str, tf.Tensor]
 Floats = NDArray[np.float64]
 
@@ -107,35 +105,6 @@ class Scaling:
         edges = np.quantile(varying[:: max(len(varying) // 50_000, 1)], np.linspace(0, 1, pieces + 1), axis=0).T
         scale = 1.0 / np.maximum(varying.std(0), SMALLEST)
         return Scaling(columns.astype(np.int32), varying.mean(0), scale.astype(np.float32), edges.astype(np.float32))
-
-
-@dataclass(frozen=True)
-class Slots:
-    """Places in a list, [POSITIONS] each.
-
-    Attributes:
-        share: of the impressions.
-        start: what a place adds to the log odds of a click, as training starts.
-        propensity: how often a place is looked at, in proportion to the place that is looked at most.
-    """
-
-    share: NDArray[np.float32]
-    start: NDArray[np.float32]
-    propensity: NDArray[np.float32]
-
-    @staticmethod
-    def learn(position: NDArray[np.int32], clicked: NDArray[np.float32]) -> "Slots":
-        """From rows; -1 is no place. The start is the log odds of a click at each place, smoothed by 50 impressions:
-        what items do to it is left to learn, and few steps would not move it far from 0."""
-        shown = position >= 0
-        place = np.minimum(position[shown], POSITIONS - 1)
-        count = np.bincount(place, minlength=POSITIONS).astype(np.float64)
-        rate = min(max(float(clicked[shown].mean()), SMALLEST), 1 - SMALLEST) if shown.any() else 0.5
-        smooth = (np.bincount(place, clicked[shown], POSITIONS) + 50.0 * rate) / (count + 50.0)
-        odds = np.log(smooth / (1 - smooth)) - np.log(rate / (1 - rate))
-        share = count / max(count.sum(), 1.0)
-        propensity = np.maximum(smooth / smooth.max(), SELDOM)
-        return Slots(*(values.astype(np.float32) for values in (share, odds, propensity)))
 
 
 @dataclass(frozen=True)

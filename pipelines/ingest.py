@@ -29,7 +29,7 @@ import pyarrow.parquet
 from pydantic import Field
 
 from feature_repo.events import EVENTS, ITEMS, USERS, Table
-from pipelines import datasets, sources, stage
+from pipelines import datasets, sources, split, stage
 from pipelines.datasets import Lake
 from pipelines.sources import changed, source
 from pipelines.sources.bus import Bus
@@ -137,7 +137,7 @@ def main(params: Params, settings: Settings) -> stage.Result:
 
     Raises:
         UsageError: no such source, or `since` is after the day.
-        BadData: the input cannot be read, or has nothing in the batch's days.
+        BadData: the input cannot be read, has nothing in the batch's days, or nothing new enough to judge models on.
     """
     lake = datasets.lake(settings)
     root = Path(settings.storage.root).resolve()
@@ -163,8 +163,8 @@ def main(params: Params, settings: Settings) -> stage.Result:
         for batch in staged_events(inputs, since, until, received_at=datetime.now(UTC)):
             events.write(batch)
             census.add(batch)
-        if not events.rows and not isinstance(main_source, Bus):
-            raise BadData(_nothing(params, main_source, since))
+        if not isinstance(main_source, Bus):
+            _require_recent(params, main_source, events.rows, census, since)
         for batch in told.over(inputs[0].items(until), until):
             items.write(batch)
         for batch in inputs[0].users(until):
@@ -230,7 +230,18 @@ def fingerprint(files: list[Path]) -> str:
     return whole.hexdigest()
 
 
-def _nothing(params: Params, found: Source, since: datetime) -> str:
-    last = found.last().date()
-    span = f"up to {params.day}" if since == sources.BEGINNING else f"from {since.date()} to {params.day}"
-    return f"{params.source} has no events {span}; its last day is {last}; choose --day accordingly"
+def _require_recent(params: Params, found: Source, rows: int, census: Census, since: datetime) -> None:
+    """Stop where there is nothing to learn, or nothing to judge on, before anybody trains for minutes.
+
+    Raises:
+        BadData: the batch is empty, or ends before the longest holdout begins. A batch without any times is left to the
+            quality gate.
+    """
+    oldest = params.day - timedelta(days=split.LONGEST_DAYS - 1)
+    if rows and max(census.days, default=str(oldest)) >= str(oldest):
+        return
+    first = oldest if rows else since.date()
+    span = f"up to {params.day}" if first == sources.BEGINNING.date() else f"from {first} to {params.day}"
+    raise BadData(
+        f"{params.source} has no events {span}; its last day is {found.last().date()}; choose --day accordingly"
+    )

@@ -2,16 +2,17 @@
 
 A run that only tries other parameters of the ranker need not train the same towers again, and one that is started twice
 need not judge the same events and compute the same features. A stage takes part by a function
-`touches(params, settings) -> Touched`; `pipelines.stage` does the rest. The code that the stage has loaded and the
-locked libraries count as inputs, and so does what was published: a partition or an artifact that somebody deleted or
-replaced is made anew. `--reuse false` makes everything anew.
+`touches(params, settings) -> Touched`; `pipelines.stage` does the rest. The code that the stage runs and the locked
+libraries count as inputs, and so does what was published: a partition or an artifact that somebody deleted or replaced
+is made anew. `--reuse false` makes everything anew.
 """
 
+import ast
 import hashlib
 import json
 import logging
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -76,10 +77,37 @@ def _files(folder: Path) -> list[tuple[str, int, int]]:
 
 @lru_cache(maxsize=1)
 def _code() -> str:
-    """SHA-256 of our modules that this process had loaded when it first asked, and of the lock."""
-    names = sorted(name for name in sys.modules if name.partition(".")[0] in PACKAGES)
-    sources = [Path(path) for name in names if (path := getattr(sys.modules[name], "__file__", None))]
-    return _sha256({str(path): path.read_text() for path in (*sources, LOCK)})
+    """SHA-256 of the lock, and of our modules that this process had loaded when it first asked, or may load later."""
+    loaded = [name for name in sys.modules if name.partition(".")[0] in PACKAGES]
+    return _sha256({str(path): path.read_text() for path in (*modules(loaded).values(), LOCK)})
+
+
+def modules(names: Iterable[str]) -> dict[str, Path]:
+    """Our modules of these names and all that they import, by name, whether they are loaded or not.
+
+    Functions import as well: a training does not load its libraries before it is known that it has something to do.
+    """
+    found: dict[str, Path] = {}
+    waiting = sorted(names)
+    while waiting:
+        name = waiting.pop()
+        place = REPOSITORY.joinpath(*name.split("."))
+        path = next((file for file in (place / "__init__.py", place.with_suffix(".py")) if file.is_file()), None)
+        if path is not None and name not in found:
+            found[name] = path
+            waiting += _imported(path)
+    return dict(sorted(found.items()))
+
+
+def _imported(path: Path) -> set[str]:
+    """What a file may import of ours: `from a import b` is the module a.b, or a name in a, which is no file."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return {name for name in found if name.partition(".")[0] in PACKAGES}
 
 
 def _sha256(value: Any) -> str:

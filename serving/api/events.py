@@ -5,17 +5,17 @@ A batch is taken whole or not at all.
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from feature_repo import events as schema
 from recsys.settings import Settings
-from serving.api import auth, problems
+from serving.api import auth, problems, rows
 from serving.api.auth import Client
 from serving.api.intake import Line, Receipt, Receiver
 from serving.api.problems import Problem, documented
@@ -24,16 +24,6 @@ router = APIRouter(prefix="/api/v1", tags=["events"])
 
 TOPIC = "events"
 BY_SERVER = "ingested_at"
-EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)  # epoch seconds begin there; of the year 1 not every time has a UTC
-TYPES: Mapping[schema.Type, Any] = {
-    "string": Annotated[str, Field(max_length=500)],
-    "double": Annotated[float, Field(allow_inf_nan=False)],
-    "long": Annotated[int, Field(ge=-(2**63), lt=2**63)],
-    "int": Annotated[int, Field(ge=-(2**31), lt=2**31)],
-    "boolean": bool,
-    "timestamp": AwareDatetime,
-    "array<string>": list[str],
-}
 EXAMPLE: dict[str, Any] = {
     "event_id": "0191f3a2-5f0c",
     "user_id": "17850",
@@ -46,24 +36,14 @@ EXAMPLE: dict[str, Any] = {
 }
 
 
-def _model() -> type[BaseModel]:
-    """A pydantic model with the columns of THE schema; the receipt time is ours to fill in."""
-    fields: dict[str, Any] = {}
-    for column in schema.EVENTS.columns:
-        if column.name == BY_SERVER:
-            continue
-        type_ = Literal[schema.EVENT_TYPES] if column.name == "event" else TYPES[column.type]
-        if not column.required:
-            fields[column.name] = (type_ | None, Field(None, description=column.doc))
-        elif column.type == "string" and column.name != "event":
-            fields[column.name] = (Annotated[type_, Field(min_length=1)], Field(description=column.doc))
-        else:
-            fields[column.name] = (type_, Field(description=column.doc))
-    config = ConfigDict(extra="forbid", frozen=True, strict=True, json_schema_extra={"example": EXAMPLE})
-    return create_model("Event", __config__=config, __doc__="One thing that a visitor did.", **fields)
-
-
-Event = _model()
+Event = rows.model(
+    "Event",
+    "One thing that a visitor did.",
+    schema.EVENTS,
+    own={"event": Literal[schema.EVENT_TYPES]},
+    example=EXAMPLE,
+    ours={BY_SERVER},
+)
 
 
 class Batch(BaseModel):
@@ -108,12 +88,12 @@ def _check_times(found: Sequence[Any], many: bool, settings: Settings) -> None:
     wrong = [
         {
             "pointer": f"#/events/{place}/event_time" if many else "#/event_time",
-            "detail": f"{'before 1970' if event.event_time < EARLIEST else f'more than {skew} s in the future'}; "
+            "detail": f"{'before 1970' if event.event_time < rows.EARLIEST else f'more than {skew} s in the future'}; "
             "check the sender's clock",
             "value": event.event_time.isoformat(),
         }
         for place, event in enumerate(found)
-        if not EARLIEST <= event.event_time <= latest
+        if not rows.EARLIEST <= event.event_time <= latest
     ]
     if wrong:
         first = wrong[0]

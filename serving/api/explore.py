@@ -102,11 +102,15 @@ class Slot:
 
 
 class Explorer:
-    """Keeps the arms and mixes them into slates."""
+    """Keeps the arms and mixes them into slates.
+
+    Attributes:
+        pool: the edition that serves; None before the first.
+    """
 
     def __init__(self, store: online.AsyncClient, metrics: Metrics, guarantee: int) -> None:
         self._store, self._metrics, self._guarantee = store, metrics, guarantee
-        self._pool: Pool | None = None
+        self.pool: Pool | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def follow(self, live: LiveRelease) -> None:
@@ -123,7 +127,7 @@ class Explorer:
             self._metrics.falls.labels("arms", "down").inc()
             log.warning("exploration goes on with what it knew: %s", error)
             return
-        self._pool = await asyncio.to_thread(_pool, live, rows, frozenset(owed), known, learnt)
+        self.pool = await asyncio.to_thread(_pool, live, rows, frozenset(owed), known, learnt)
 
     async def refresh(self, live: LiveRelease | None) -> None:
         """Follow the release that serves, if one does."""
@@ -132,7 +136,7 @@ class Explorer:
 
     def edition(self, live: LiveRelease) -> str:
         """Of the arms that pages of a release explore with; "" while there are none."""
-        return self._pool.edition if self._pool and self._pool.live.release_id == live.release_id else ""
+        return self.pool.edition if self.pool and self.pool.live.release_id == live.release_id else ""
 
     def mixed(self, order: Sequence[int], found: Candidates, visit: Visit, length: int) -> list[Slot]:
         """A slate: the order with arms in the exploration slots of its first pages.
@@ -146,7 +150,7 @@ class Explorer:
             visit: the request.
             length: of the slate.
         """
-        explore, pool, page = visit.surface.explore, self._pool, visit.ask.count
+        explore, pool, page = visit.surface.explore, self.pool, visit.ask.count
         slate: list[Slot] = []
         upcoming = [Slot(position, int(found.rows[position])) for position in order]
         if explore is None or pool is None or pool.live.release_id != visit.live.release_id:
@@ -182,7 +186,7 @@ class Explorer:
         if not explored:
             return
         self._later(self._store.set(contexts.key(request_id), contexts.encode(explored), ex=contexts.SECONDS))
-        owed = [item for item in explored if self._pool and item in self._pool.owed]
+        owed = [item for item in explored if self.pool and item in self.pool.owed]
         if owed and visitor:
             self._later(arms.run_async(self._store, arms.expose(owed, visitor, self._guarantee)))
 

@@ -14,14 +14,14 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Depends, Path, Request, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, create_model
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from feature_repo import arms, changes, online
 from feature_repo import events as schema
 from recsys import bus
 from recsys.errors import Retryable
 from recsys.settings import Settings
-from serving.api import auth, events, problems
+from serving.api import auth, problems, rows
 from serving.api.contract import Id
 from serving.api.problems import Problem, documented
 
@@ -29,16 +29,7 @@ router = APIRouter(prefix="/api/v1", tags=["catalogue"])
 
 TOPIC = "items"
 RETRY_AFTER = 1
-Text = Annotated[str, Field(max_length=500)]
-Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
-Texts = Annotated[list[Text], Field(max_length=100)]
-TYPES: Mapping[schema.Type, Any] = {
-    "string": Text,
-    "double": Annotated[float, Field(allow_inf_nan=False)],
-    "boolean": bool,
-    "timestamp": Annotated[AwareDatetime, Field(ge=events.EARLIEST)],
-    "array<string>": Texts,
-}
+Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=rows.TEXT)]
 # What is narrower or wider than its type; the quality gate asks for the same of titles, categories and prices.
 OWN: Mapping[str, Any] = {
     "item_id": Annotated[Id, Field(min_length=1)],
@@ -46,6 +37,7 @@ OWN: Mapping[str, Any] = {
     "category": Words,
     "description": Annotated[str, Field(max_length=10_000)],
     "price": Annotated[float, Field(gt=0, lt=changes.LARGEST, allow_inf_nan=False)],
+    "created_at": Annotated[AwareDatetime, Field(ge=rows.EARLIEST)],
 }
 EXAMPLE: dict[str, Any] = {
     "item_id": "85123B",
@@ -58,20 +50,7 @@ EXAMPLE: dict[str, Any] = {
 }
 
 
-def _model() -> type[BaseModel]:
-    """A pydantic model with the columns of THE schema."""
-    fields: dict[str, Any] = {}
-    for column in schema.ITEMS.columns:
-        type_ = OWN.get(column.name, TYPES[column.type])
-        if column.required:
-            fields[column.name] = (type_, Field(description=column.doc))
-        else:
-            fields[column.name] = (type_ | None, Field(None, description=column.doc))
-    config = ConfigDict(extra="forbid", frozen=True, strict=True, json_schema_extra={"example": EXAMPLE})
-    return create_model("CatalogueItem", __config__=config, __doc__="One item of the catalogue, whole.", **fields)
-
-
-CatalogueItem = _model()
+CatalogueItem = rows.model("CatalogueItem", "One item of the catalogue, whole.", schema.ITEMS, own=OWN, example=EXAMPLE)
 
 
 class CatalogueItems(BaseModel):

@@ -1,16 +1,13 @@
 """Follows the changes of the catalogue in a thread, and hands all of them to an engine whenever there are new ones."""
 
-import logging
 import threading
 import time
 from collections.abc import Callable
 
 from feature_repo import changes, online
 from feature_repo.changes import Overlay
-from recsys.errors import Retryable
 from recsys.settings import Settings
-
-log = logging.getLogger(__name__)
+from serving.predictors import stages
 
 REST = 4.0  # pause after taking changes in, as a multiple of its time: the thread uses a fifth of a core at most
 
@@ -42,15 +39,11 @@ class Follower:
 
     def poll(self) -> None:
         """Take what is new, if anything is."""
-        try:
+        with stages.beside("changes"):
             found = changes.newer(self._store, self._overlay)
             if found is not self._overlay:
                 self._apply(found)
                 self._overlay = found
-        except Retryable as error:
-            log.warning("the catalogue stays as it was: %s", error)
-        except Exception:  # the edge of a thread: it must not end while the process serves
-            log.exception("the changes of the catalogue could not be taken")
 
     def _run(self) -> None:
         took = 0.0

@@ -5,7 +5,6 @@ none. A thread reads all items again every few minutes and puts a whole new matr
 that a request sees one or the other and never waits. Changes of the catalogue come on top, as soon as they are known.
 """
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -20,14 +19,12 @@ from feature_repo.changes import Overlay
 from feature_repo.neighbours import NOBODY, Neighbours
 from feature_repo.transforms import ItemMatrix
 from models.catalogue import Catalogue
-from recsys.errors import Retryable
 from serving.predictors import stages
 
 SERVICE = "items_v1"
 BLOCK = 200  # items per read: 20 ms, after which requests get their turn
 REST = 4.0  # pause after a block, as a multiple of its time: the thread uses a fifth of a core at most
 CREATED = {"created_time": "created_at"}  # names of the store that the catalogue calls otherwise
-log = logging.getLogger(__name__)
 
 Columns = dict[str, NDArray[Any]]
 
@@ -108,10 +105,8 @@ class Items:
 
     def _run(self) -> None:
         while not self._stop.wait(self._interval):
-            try:
+            with stages.beside("items"):
                 self.refresh(self._stop.wait)
-            except Retryable as error:
-                log.warning("item features stay as they were: %s", error)
 
 
 def _column(catalogue: Catalogue, name: str) -> NDArray[Any]:

@@ -1,10 +1,15 @@
-"""How long each stage of a predictor takes: for the answer of a request, and for Prometheus."""
+"""What Prometheus is told of a predictor: how long each stage takes, which the answer says too, and what failed."""
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from prometheus_client import Counter, Gauge, Histogram
+
+from recsys.errors import Retryable
+
+log = logging.getLogger(__name__)
 
 SECONDS = Histogram(
     "recsys_predictor_stage_seconds",
@@ -15,6 +20,7 @@ SECONDS = Histogram(
 )
 DEGRADED = Counter("recsys_predictor_degraded", "Requests answered without the feature store", ["role"])
 RELEASE = Gauge("recsys_predictor_release", "1 for the release that this process holds", ["role", "release"])
+FAILED = Counter("recsys_predictor_background_errors", "Work beside the requests that failed", ["work", "kind"])
 ITEMS_READ = Gauge("recsys_predictor_items_read_seconds", "Epoch seconds of the last reading of item features")
 
 
@@ -34,3 +40,17 @@ class Watch:
             taken = time.perf_counter() - started
             self.milliseconds[name] = round(1000 * taken, 3)
             SECONDS.labels(self._role, name).observe(taken)
+
+
+@contextmanager
+def beside(work: str) -> Iterator[None]:
+    """Around what a thread does beside the requests, again and again: a failure is logged and counted, and what it made
+    before stays."""
+    try:
+        yield
+    except Retryable as error:  # a dependency is away, which needs no stack
+        log.warning("%s stay as they were: %s", work, error)
+        FAILED.labels(work, type(error).__name__).inc()
+    except Exception as error:  # the edge of a thread: it must not end while the process serves
+        log.exception("%s stay as they were", work)
+        FAILED.labels(work, type(error).__name__).inc()

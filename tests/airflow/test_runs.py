@@ -60,6 +60,14 @@ def test_a_gate_that_refuses_ends_the_run_without_a_failure_and_without_a_deploy
     assert states["deploy"] == "skipped"
 
 
+@pytest.mark.parametrize("stage", ["trending", "features"])
+def test_nothing_is_trained_that_could_not_be_released(play, stage: str) -> None:
+    state, diary, states = play(fails=stage)
+    assert state == "failed"
+    assert set(diary) <= {"ingest", "quality", "trending", "features"}
+    assert states["train_retrieval"] == "upstream_failed"
+
+
 def test_a_stage_that_fails_fails_the_run_and_nothing_after_it_runs(play) -> None:
     state, diary, states = play(fails="quality")
     assert state == "failed"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models import calibration, forest, ranker
+from models import calibration, forest, places, ranker
 
 FEATURES = 4
 ROWS = 12
@@ -24,19 +24,19 @@ def rows(seed: int = 0, n: int = ROWS) -> dict[str, Any]:
     return {"numeric": rng.normal(size=(n, FEATURES)).astype(np.float32), **strings}
 
 
-def untrained(seed: int = 1, debias: ranker.Debias = "tower", amount: ranker.Start = PRICE) -> ranker.Ranker:
+def untrained(seed: int = 1, debias: places.Debias = "tower", amount: ranker.Start = PRICE) -> ranker.Ranker:
     tf.keras.utils.set_random_seed(seed)
     inputs = rows()
     known = {name: values[:-1] for name, values in inputs.items() if name != "numeric"}
     words = ranker.Words(ranker.vocabulary(known, floor=1))
     scaling = ranker.Scaling.learn(inputs["numeric"], 4)
-    slots = ranker.Slots.learn(np.array([0, 1], np.int32), np.array([1, 0], np.float32))
+    slots = places.Slots.learn(np.array([0, 1], np.int32), np.array([1, 0], np.float32))
     shape = ranker.Shape(pieces=4, deep=8, experts=2, expert=4, head=4, rank=2, embedding=2, debias=debias)
     click = ranker.Start(column=0, slope=2.0, shift=-1.0, usual=3.0)
     return ranker.Ranker(shape, scaling, words, slots, click, amount, ranker.Amounts(3, mean=10.0, limit=40.0))
 
 
-def small(seed: int = 1, debias: ranker.Debias = "tower") -> ranker.Ranker:
+def small(seed: int = 1, debias: places.Debias = "tower") -> ranker.Ranker:
     """As if trained: all weights are random, those that start at 0 too."""
     model = untrained(seed, debias)
     model({"numeric": tf.zeros([1, FEATURES]), "words": tf.zeros([1, 5], tf.int32)})
@@ -117,7 +117,7 @@ def test_the_same_seed_gives_the_same_model(tmp_path: Path) -> None:
 def test_an_average_place_has_no_bias_and_the_first_is_worth_most() -> None:
     position = np.array([0] * 100 + [1] * 100, np.int32)
     clicked = np.array([1] * 40 + [0] * 60 + [1] * 10 + [0] * 90, np.float32)
-    slots = ranker.Slots.learn(position, clicked)
+    slots = places.Slots.learn(position, clicked)
     assert slots.start[0] > 0 > slots.start[1]
     model = small()
     bias = model.position_bias(tf.constant([0, 1, -1, 10_000])).numpy()
@@ -146,12 +146,12 @@ def test_places_seldom_looked_at_make_a_label_count_for_more() -> None:
     position = np.array([0] * 1000 + [1] * 1000 + [2] * 1000, np.int32)
     clicked = np.zeros(3000, np.float32)
     clicked[:400], clicked[1000:1200], clicked[2000:2001] = 1, 1, 1
-    found = ranker.Slots.learn(position, clicked).propensity
+    found = places.Slots.learn(position, clicked).propensity
     assert found[:3] == pytest.approx([1.0, 0.5, 0.1], abs=0.02), "the last is one in 400, and counts as a tenth"
 
 
 @pytest.mark.parametrize(("debias", "moved"), [("tower", True), ("propensity", True), ("none", False)])
-def test_where_an_item_was_shown_enters_the_loss_as_asked(debias: ranker.Debias, moved: bool) -> None:
+def test_where_an_item_was_shown_enters_the_loss_as_asked(debias: places.Debias, moved: bool) -> None:
     model = small(debias=debias)
     batch = {
         "numeric": tf.zeros([2, FEATURES]),

@@ -16,6 +16,7 @@ from models import forest, ranker
 from pipelines import (
     datasets,
     evaluate_ranker,
+    ranker_training,
     ranking_examples,
     ranking_forest,
     ranking_metrics,
@@ -109,10 +110,10 @@ def test_a_test_without_anything_to_find_fails() -> None:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[ranker.Scorer, list[dict[str, float]]]:
     older, tail = examples().tail()
     options = train_ranker.Params(day="2026-01-01", run="r", epochs=6, batch=8, learning_rate=5e-3)
-    model, curve = train_ranker.fit(older, tail, options, seed=3)
+    model, curve = ranker_training.fit(older, tail, options, seed=3)
     folder = tmp_path_factory.mktemp("ranker") / "model"
     trees = ranking_forest.fit(older, tail, seed=3)
-    served = ranker.Served(model, train_ranker.calibration(model, trees, tail), trees)
+    served = ranker.Served(model, ranker_training.calibration(model, trees, tail), trees)
     served.save(folder, len(transforms.RANKING_FEATURES))
     return ranker.Scorer.load(folder), curve
 
@@ -150,10 +151,10 @@ def test_the_ranker_learns_what_a_purchase_brings_in(trained: tuple[ranker.Score
 def test_without_prices_revenue_is_the_chance_of_a_purchase() -> None:
     older, tail = (replace(part, amount=np.zeros_like(part.amount)) for part in examples().tail())
     options = train_ranker.Params(day="2026-01-01", run="r", epochs=2, batch=8)
-    model, _ = train_ranker.fit(older, tail, options, seed=3)
-    found = train_ranker.outputs_of(model, tail)
+    model, _ = ranker_training.fit(older, tail, options, seed=3)
+    found = ranker_training.outputs_of(model, tail)
     assert np.abs(found[:, -1]).max() == 0
-    assert train_ranker.calibration(model, forest.NO_TREES, tail)[-1].tolist() == [1.0, 0.0, 0.0]
+    assert ranker_training.calibration(model, forest.NO_TREES, tail)[-1].tolist() == [1.0, 0.0, 0.0]
     probability = np.exp(np.cumsum(-np.logaddexp(0, -found[:, :-1]), axis=1))
     answers = dict(zip(ranker.HEADS, [*probability.T, probability[:, -1]], strict=True))
     figures, tenths = evaluate_ranker.revenue(answers, tail, model.amounts)
@@ -166,7 +167,7 @@ def test_training_again_with_the_seed_gives_the_same_curve(
 ) -> None:
     older, tail = examples().tail()
     options = train_ranker.Params(day="2026-01-01", run="r", epochs=6, batch=8, learning_rate=5e-3)
-    _, curve = train_ranker.fit(older, tail, options, seed=3)
+    _, curve = ranker_training.fit(older, tail, options, seed=3)
     assert [p["tail_loss"] for p in curve] == pytest.approx([p["tail_loss"] for p in trained[1]], rel=1e-5)
 
 

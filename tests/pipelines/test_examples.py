@@ -74,7 +74,9 @@ def test_a_batch_is_cut_to_its_longest_history_and_to_its_last_target() -> None:
 def test_workers_part_a_batch_between_them(tmp_path: Path) -> None:
     lists = [[DAY, 2 * DAY, 3 * DAY], [DAY, 3 * DAY]]
     examples.write(tmp_path, iter([sequences(lists)]), plan(moments=np.array([0.0]), validate_from=np.inf), seed=1)
-    (whole,) = examples.dataset([tmp_path / "train"], LAYOUT, 8, None)
+    stream = examples.dataset([tmp_path / "train"], LAYOUT, 8, None)
+    assert stream.options().autotune.enabled is False, "nothing tunes it, see pipelines.streams"
+    (whole,) = stream
     parts = [next(iter(examples.dataset([tmp_path / "train"], LAYOUT, 8, None, n, 3))) for n in range(3)]
     assert len(whole["importance"]) == 5
     assert [len(part["importance"]) for part in parts] == [2, 2, 2], "the last row of the last worker is blank"

@@ -192,6 +192,17 @@ def test_nothing_in_the_batch_says_where_the_data_end(settings: Settings, tiny_s
     assert not datasets.lake(settings).path(datasets.STAGED_EVENTS, RUN).exists()
 
 
+@pytest.mark.parametrize(("day", "taken"), [(date(2026, 2, 12), True), (date(2026, 2, 13), False)])
+def test_a_source_that_ended_four_weeks_ago_has_nothing_to_judge_on(
+    settings: Settings, tiny_shop: Path, day: date, taken: bool
+) -> None:
+    if taken:
+        assert days(_ingest(settings, tiny_shop, day))[2] == "2026-01-16"
+        return
+    with pytest.raises(BadData, match=r"no events from 2026-01-17 to 2026-02-13; its last day is 2026-01-16; choose"):
+        _ingest(settings, tiny_shop, day)
+
+
 def test_a_lake_takes_the_data_of_one_shop_only(settings: Settings, tiny_shop: Path) -> None:
     _ingest(settings, tiny_shop)
     with pytest.raises(BadData, match="holds the data of 'canonical', not of 'movielens'; `recsys use movielens`"):

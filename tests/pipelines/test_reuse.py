@@ -1,6 +1,9 @@
 """When a stage keeps what an earlier run made, and when it must not."""
 
 import json
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -9,10 +12,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipelines import datasets, quality, stage, train_ranker, trending
+from pipelines import datasets, features, quality, reuse, stage, train_ranker, trending
 from pipelines.datasets import RunId
 from recsys.errors import Exit
-from recsys.settings import Settings
+from recsys.settings import REPOSITORY, Settings
 
 DAY = date(2026, 3, 10)
 TABLE = pa.table({"n": [1, 2]})
@@ -138,6 +141,80 @@ def test_the_ranker_is_kept_while_towers_and_data_stay(settings: Settings) -> No
     assert len({first, digest("a", towers="t2"), digest("b", seed=8), digest("c", listwise=1.0)}) == 4
     lake.write(datasets.feature_view("user_history"), DAY, pa.table({"n": [3]}))
     assert digest("third") != first
+
+
+@pytest.mark.parametrize(
+    ("name", "later"),
+    [
+        ("train_retrieval", {"pipelines.tower_training", "models.two_tower", "models.towers"}),
+        ("train_ranker", {"pipelines.ranker_training", "models.ranker", "models.forest"}),
+    ],
+)
+def test_a_training_that_is_kept_loads_no_tensorflow_and_knows_its_code_all_the_same(
+    name: str, later: set[str]
+) -> None:
+    script = f"import sys; from pipelines import {name}; print(*sys.modules)"
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = set(told.stdout.split())
+    assert f"pipelines.{name}" in loaded
+    assert not loaded & {"tensorflow", "tf_keras", "tensorflow_recommenders", *later}
+    code = reuse.modules([f"pipelines.{name}"])
+    assert {module for module in loaded if module.partition(".")[0] in reuse.PACKAGES} | later <= set(code)
+    assert code["models.artifact"] == REPOSITORY / "models" / "artifact.py"
+    assert not {"pipelines.deploy", "recsys.cli"} & set(code), "what a stage does not import is not its code"
+
+
+@pytest.fixture
+def computed(settings: Settings) -> datasets.Lake:
+    """Two published days, the features of both, and sequences."""
+    lake = datasets.lake(settings)
+    views = [datasets.feature_view(name) for name in features.VIEWS]
+    for dataset in (*datasets.CLEAN.values(), *views, datasets.SEQUENCES):
+        for day in (DAY - timedelta(days=1), DAY):
+            lake.write(dataset, day, TABLE)
+    return lake
+
+
+def of_features(settings: Settings, run: str = "r", **options: Any) -> str:
+    return features.touches(features.Params(day=DAY, run=RunId(run), **options), settings).digest()
+
+
+@pytest.mark.parametrize("back", [0, 1])
+@pytest.mark.parametrize(
+    "dataset", [*datasets.CLEAN.values(), *map(datasets.feature_view, features.VIEWS)], ids=lambda d: d.name
+)
+def test_features_look_at_every_day_that_they_read_or_made(
+    settings: Settings, computed: datasets.Lake, dataset: datasets.Dataset, back: int
+) -> None:
+    before = of_features(settings)
+    computed.write(dataset, DAY - timedelta(days=back), pa.table({"n": [3]}))
+    assert of_features(settings) != before
+
+
+def test_features_make_the_sequences_of_one_day(settings: Settings, computed: datasets.Lake) -> None:
+    before = of_features(settings)
+    computed.write(datasets.SEQUENCES, DAY - timedelta(days=1), pa.table({"n": [3]}))
+    assert of_features(settings) == before
+    shutil.rmtree(computed.path(datasets.SEQUENCES, DAY))
+    assert of_features(settings) != before
+
+
+def test_features_know_a_day_that_is_published_late_and_none_to_come(
+    settings: Settings, computed: datasets.Lake
+) -> None:
+    before = of_features(settings)
+    for dataset in (datasets.EVENTS, datasets.feature_view("item_stats")):
+        computed.write(dataset, DAY + timedelta(days=1), TABLE)
+    computed.write(datasets.feature_view("item_embedding"), DAY, TABLE)  # by a later stage, from the towers
+    assert of_features(settings) == before
+    computed.write(datasets.EVENTS, DAY - timedelta(days=7), TABLE)
+    assert of_features(settings) != before
+
+
+@pytest.mark.usefixtures("computed")
+def test_features_are_others_for_other_days_to_fill_and_not_for_another_run(settings: Settings) -> None:
+    assert of_features(settings, "other") == of_features(settings)
+    assert of_features(settings, history_days=9) != of_features(settings)
 
 
 def test_what_was_replaced_while_a_stage_read_it_is_read_anew(

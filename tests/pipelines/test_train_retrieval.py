@@ -14,7 +14,7 @@ import tiny_shop
 
 from feature_repo import names, transforms
 from models import artifact, two_tower
-from pipelines import datasets, evaluate_retrieval, split, stage, tracking, train_retrieval
+from pipelines import datasets, evaluate_retrieval, split, stage, tower_training, tracking, train_retrieval
 from pipelines.datasets import RunId
 from recsys.errors import Exit
 from recsys.settings import REPOSITORY, Services, Settings, Storage, child_environment
@@ -187,8 +187,8 @@ def test_a_run_with_nothing_new_keeps_the_towers_and_says_whose_they_are(
 # The last days of this shop are too few to stop by; here they are watched all the same.
 WORKER = """
 import sys
-from pipelines import stage, train_retrieval
-train_retrieval.FEWEST_WATCHED = 1
+from pipelines import stage, tower_training
+tower_training.FEWEST_WATCHED = 1
 sys.exit(stage.run("train_retrieval", sys.argv[1:]))
 """
 
@@ -233,7 +233,7 @@ def pair(world: World, port_block: Callable[[], int], tmp_path: Path) -> Callabl
 def test_two_workers_learn_what_one_process_does(
     world: World, pair: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train_retrieval, "FEWEST_WATCHED", 1)
+    monkeypatch.setattr(tower_training, "FEWEST_WATCHED", 1)
     # Odd batches, which two workers cannot halve; what is dropped at random would not be the same.
     without_chance = dict.fromkeys(("history_dropout", "short_histories", "id_dropout", "dropout"), 0)
     options = {"epochs": 2, "batch_size": 63, "layers": 0, **without_chance}

@@ -131,6 +131,7 @@ def untaught_ranker(settings: Settings, run: str, day: date, retrieval_version: 
     """A ranker of the real kind whose weights, and neighbours of the items, are random: every feature counts."""
     import tensorflow as tf
 
+    from models import places
     from models import ranker as real
 
     rng = np.random.default_rng(3)
@@ -140,7 +141,7 @@ def untaught_ranker(settings: Settings, run: str, day: date, retrieval_version: 
     scaling = real.Scaling(columns, np.zeros(features, np.float32), np.full(features, 0.3, np.float32), edges)
     told = {"category": CATEGORIES, "brand": [f"b{n}" for n in range(7)], "region": ["France"], "surface": ["home"]}
     words = real.Words(real.vocabulary({name: np.array(known, object) for name, known in told.items()}, floor=1))
-    slots = real.Slots.learn(np.array([0, 1], np.int32), np.array([1, 0], np.float32))
+    slots = places.Slots.learn(np.array([0, 1], np.int32), np.array([1, 0], np.float32))
     score, price = (transforms.RANKING_FEATURES.index(name) for name in ("retrieval_score", "item_price"))
     click, amount = real.Start(score, slope=2.0, shift=-1.0, usual=0.0), real.Start(price, 0.5, -1.0, usual=0.0)
     amounts = real.Amounts(1, mean=10.0, limit=40.0)

@@ -194,6 +194,7 @@ class World:
     http: httpx.AsyncClient
     app: Any
     key: str
+    redis: "RedisServer | None" = None
 
     async def get(self, **parameters: Any) -> httpx.Response:
         headers = parameters.pop("headers", {})
@@ -303,6 +304,17 @@ async def world(online_settings: Settings) -> AsyncIterator[World]:
     fill(settings.redis_url)
     async with running(settings) as made:
         yield made
+
+
+@pytest.fixture
+async def fragile(settings: Settings, own_redis: RedisServer) -> AsyncIterator[World]:
+    """The same, and a Redis that the test may kill."""
+    made = patient(settings)
+    publish(made)
+    fill(made.redis_url)
+    async with running(made) as world:
+        world.redis = own_redis
+        yield world
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,20 @@ import numpy as np
 import pytest
 
 from feature_repo import arms
-from serving.api import contexts, explore
+from serving.api import contexts, explore, followed
+from serving.api.metrics import Metrics
 
 pytestmark = pytest.mark.services
+NOW = datetime.now(UTC)
+NEW = {
+    "item_id": "new",
+    "title": "New thing",
+    "category": "Toys > big",
+    "created_at": NOW,
+    "available": True,
+    "regions": [],
+    "tags": [],
+}
 HOME = """
 home:
   about: shopper
@@ -22,9 +34,14 @@ home:
 """
 
 
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change of the surfaces is seen by the next request."""
+    monkeypatch.setattr(followed, "RECHECK_SECONDS", 0.0)
+
+
 def configure(world: Any, policy: str = "thompson") -> None:
     world.settings_file().write_text(HOME % policy)
-    world.app.state.parts.surfaces._checked = 0.0
 
 
 def explored(page: dict[str, Any]) -> dict[int, str]:
@@ -96,7 +113,7 @@ async def test_what_shoppers_do_with_an_item_changes_its_chances(world: Any) -> 
     live = world.app.state.parts.watcher.current
     page = await world.page(user_id="ann", count=10)
     liked, ignored = explored(page).values()
-    body = {"session_id": "s", "request_id": page["request_id"], "event_time": "2026-01-01T00:00:00Z"}
+    body = {"session_id": "s", "request_id": page["request_id"], "event_time": NOW.isoformat()}
     events = [
         body | {"event_id": f"{item}-{kind}-{n}", "item_id": item, "event": kind}
         for n in range(40)
@@ -106,13 +123,11 @@ async def test_what_shoppers_do_with_an_item_changes_its_chances(world: Any) -> 
     answer = await world.http.post("/api/v1/events", json={"events": events})
     assert answer.status_code == 202, answer.text
     await explorer.flush()
-    before = explorer._pool
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(explore.time, "time", lambda: 1767225600.0)  # when the events happened
-        await explorer.follow(live)
-    known = dict(zip(live.catalogue.ids[explorer._pool.rows], explorer._pool.posterior.mean, strict=True))
+    before = explorer.pool
+    await explorer.follow(live)
+    known = dict(zip(live.catalogue.ids[explorer.pool.rows], explorer.pool.posterior.mean, strict=True))
     assert known[liked] > 0.5 > known[ignored]
-    assert explorer._pool.edition != before.edition
+    assert explorer.pool.edition != before.edition
 
 
 async def test_the_linear_policy_learns_who_likes_what(world: Any) -> None:
@@ -122,23 +137,21 @@ async def test_the_linear_policy_learns_who_likes_what(world: Any) -> None:
     page = await world.page(user_id="ann", count=10)
     await explorer.flush()  # what the outcomes will teach with is kept
     liked, ignored = explored(page).values()
-    body = {"session_id": "s", "request_id": page["request_id"], "event_time": "2026-01-01T00:00:00Z"}
+    body = {"session_id": "s", "request_id": page["request_id"], "event_time": NOW.isoformat()}
     events = [body | {"event_id": f"{item}-seen", "item_id": item, "event": "impression"} for item in (liked, ignored)]
     events.append(body | {"event_id": "bought", "item_id": liked, "event": "purchase"})
     events.append(body | {"event_id": "other", "item_id": "i59", "event": "purchase"})  # no arm taught it
     assert (await world.http.post("/api/v1/events", json={"events": events})).status_code == 202
     await explorer.flush()
-    learnt = await arms.run_async(world.app.state.parts.store, arms.statistics(contexts.NAME, 1767225600.0))
+    learnt = await arms.run_async(world.app.state.parts.store, arms.statistics(contexts.NAME, NOW.timestamp()))
     known = contexts.decode(await world.app.state.parts.store.get(contexts.key(page["request_id"])))
     assert learnt.moment.tolist() == known[liked]  # one reward of one
     rows = np.array([known[liked], known[ignored]])
     np.testing.assert_allclose(learnt.gram, rows.T @ rows)
-    assert explorer._pool.linear.weights.shape == (1024, len(contexts.FEATURES))
-    before = explorer._pool.linear.weights.mean(axis=0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(explore.time, "time", lambda: 1767225600.0)  # when the events happened
-        await explorer.follow(live)
-    after = explorer._pool.linear.weights.mean(axis=0)
+    assert explorer.pool.linear.weights.shape == (1024, len(contexts.FEATURES))
+    before = explorer.pool.linear.weights.mean(axis=0)
+    await explorer.follow(live)
+    after = explorer.pool.linear.weights.mean(axis=0)
     assert after @ np.array(known[liked]) > before @ np.array(known[liked])
 
 
@@ -157,36 +170,22 @@ async def test_what_a_policy_knows_of_a_shopper_and_an_arm(world: Any) -> None:
         assert told["favourite"] == float(number % 4 == 3)  # ann is busy with Books
 
 
-async def test_a_new_item_is_shown_to_so_many_visitors_and_then_released(world: Any, shop: Any) -> None:
-    configure(world)
-    explorer = world.app.state.parts.explorer
-    explorer._guarantee = 3
-    explorer._pool = explorer._pool and _owed(explorer._pool, "i0")
-    for visitor in ("a", "b", "b", "c", "d"):
-        explorer.shown(f"page-{visitor}", {"i0": [0.0] * 6}, visitor)
+async def test_a_new_item_is_shown_to_so_many_visitors_and_then_released(world: Any) -> None:
+    live = world.app.state.parts.watcher.current.changed({"new": NEW}, {})
+    explorer = explore.Explorer(world.app.state.parts.store, Metrics(), guarantee=3)
+    for visitor, owed in (("a", True), ("b", True), ("b", True), ("c", True), ("d", False)):
+        await explorer.follow(live)
+        assert ("new" in explorer.pool.owed) == owed, visitor
+        explorer.shown(f"page-{visitor}", {"new": [0.0] * 6}, visitor)
         await explorer.flush()
-    store = world.app.state.parts.store
-    assert await arms.run_async(store, arms.under_exposed(["i0", "i9"], 3)) == {"i9": 0}
 
 
-def _owed(pool: Any, item_id: str) -> Any:
-    from dataclasses import replace
-
-    return replace(pool, owed=frozenset([item_id]))
-
-
-async def test_without_the_online_store_the_last_edition_explores_on(world: Any) -> None:
-    configure(world)
-    explorer = world.app.state.parts.explorer
-    before = explorer._pool
-    store, explorer._store = explorer._store, _away()
-    await explorer.follow(world.app.state.parts.watcher.current)
-    assert explorer._pool is before
-    assert await world.metric('recsys_api_falls_total{stage="arms",why="down"}') == 1
-    explorer._store = store
-
-
-def _away() -> Any:
-    from feature_repo import online
-
-    return online.connect_async("redis://127.0.0.1:1/0")
+async def test_without_the_online_store_the_last_edition_explores_on(fragile: Any) -> None:
+    configure(fragile)
+    explorer = fragile.app.state.parts.explorer
+    before = explorer.pool
+    fragile.redis.kill()
+    await explorer.follow(fragile.app.state.parts.watcher.current)
+    assert explorer.pool is before
+    assert await fragile.metric('recsys_api_falls_total{stage="arms",why="down"}') == 1
+    assert explored(await fragile.page(user_id="ann", count=10))

@@ -1,6 +1,7 @@
 """The catalogue as it changes: on the disk before the answer, on pages within the polling time, and told what to do."""
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import AsyncIterator
@@ -14,6 +15,7 @@ import pytest
 
 from feature_repo import changes, online
 from feature_repo import events as schema
+from feature_repo.changes import Overlay
 from recsys.settings import Changes, Settings
 from serving.api import auth, followed, items
 
@@ -31,13 +33,19 @@ NEW = {
 I8 = NEW | {"item_id": "i8", "title": "Thing 8", "price": 5.0, "created_at": "2023-01-01T00:00:00Z"}
 
 
-@pytest.fixture
-async def world(online_settings: Settings, shop: Any) -> AsyncIterator[Any]:
+@contextlib.asynccontextmanager
+async def looking(settings: Settings, shop: Any) -> AsyncIterator[Any]:
     """As in conftest, with a look at the changes every 20 ms."""
-    settings = shop.patient(online_settings).model_copy(update={"changes": Changes(poll=0.02)})
+    settings = shop.patient(settings).model_copy(update={"changes": Changes(poll=0.02)})
     shop.publish(settings)
     shop.fill(settings.redis_url)
     async with shop.running(settings) as made:
+        yield made
+
+
+@pytest.fixture
+async def world(online_settings: Settings, shop: Any) -> AsyncIterator[Any]:
+    async with looking(online_settings, shop) as made:
         yield made
 
 
@@ -133,8 +141,8 @@ async def test_the_vector_of_a_new_item_comes_from_retrieval(world: Any) -> None
     await put(world, NEW)
     live = await until(world, lambda live: live.shows("new"))
     assert live.vectors[np.array([59, 60])].tolist()[1] == [0.0, 0.0]
-    [version] = [change.version for change in world.app.state.parts.changed._overlay.changes.values()]
     with online.connect(world.settings.redis_url) as client:
+        version = changes.newer(client, Overlay()).changes["new"].version
         changes.write_vectors(client, "r1", [("new", version, np.array([0.6, 0.8], np.float32))])
     await until(world, lambda live: live.vectors[np.array([60])].any())
     await world.page(user_id="ann", count=100)
@@ -162,21 +170,18 @@ async def test_a_process_that_starts_knows_all_changes(world: Any, shop: Any) ->
 
 
 async def test_while_redis_is_away_the_catalogue_stays_and_changes_are_refused(
-    world: Any, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, own_redis: Any, shop: Any
 ) -> None:
-    await put(world, NEW)
-    await until(world, lambda live: live.shows("new"))
-    parts = world.app.state.parts
-    async with online.connect_async("redis://127.0.0.1:1/0") as nowhere:
-        monkeypatch.setattr(parts.changed, "_store", nowhere)
-        monkeypatch.setattr(parts.items, "store", nowhere)
-        await parts.changed.poll(parts.watcher)
-        assert parts.watcher.current.shows("new")
-        assert await world.metric('recsys_api_falls_total{stage="changes",why="down"}') >= 1
+    async with looking(settings, shop) as world:
+        await put(world, NEW)
+        await until(world, lambda live: live.shows("new"))
+        own_redis.kill()
+        while not await world.metric('recsys_api_falls_total{stage="changes",why="down"}'):
+            await asyncio.sleep(0.02)
         answer = await world.http.delete("/api/v1/items/new")
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
         assert "send it again" in answer.json()["detail"]
-        assert parts.watcher.current.shows("new")
+        assert world.app.state.parts.watcher.current.shows("new")
 
 
 @pytest.mark.parametrize(

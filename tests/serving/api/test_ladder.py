@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,6 @@ from recsys import inference
 from recsys.settings import Settings
 
 pytestmark = pytest.mark.services
-
-
-@pytest.fixture
-async def fragile(settings: Settings, own_redis: Any, shop: Any) -> AsyncIterator[Any]:
-    made = shop.patient(settings)
-    shop.publish(made)
-    shop.fill(made.redis_url)
-    async with shop.running(made) as world:
-        world.redis = own_redis
-        yield world
 
 
 def reasons(page: dict[str, Any]) -> set[str]:

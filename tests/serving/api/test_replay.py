@@ -158,7 +158,7 @@ def test_slots_of_before_keep_their_places_and_show_no_item_twice() -> None:
 
 async def test_exploration_slots_stay_where_the_arms_are_known_otherwise(world: Any, shown: dict[str, Any]) -> None:
     explorer = world.app.state.parts.explorer
-    explorer._pool = replace(explorer._pool, edition="another", rows=explorer._pool.rows[::-1])
+    explorer.pool = replace(explorer.pool, edition="another", rows=explorer.pool.rows[::-1])
     found = await replayed(world, shown["request_id"])
     assert (found["same"], found["exploration"]) == (True, "as recorded")
 

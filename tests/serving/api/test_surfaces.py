@@ -104,12 +104,12 @@ def test_a_file_is_parsed_again_only_when_it_changes(settings: Settings, monkeyp
 
 
 @pytest.mark.services
-async def test_objectives_reach_the_ranker(world: Any) -> None:
+async def test_objectives_reach_the_ranker(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(followed, "RECHECK_SECONDS", 0.0)
     write(
         world.settings,
         "home: {about: shopper, phase: 2, sources: {personal: 30, again: 5}, objectives: {purchase: 1, revenue: 2}}",
     )
-    world.app.state.parts.surfaces._checked = 0.0  # as if a second had passed
     await world.page(user_id="ann", count=3)
     assert world.ranking.asked[-1].blend == {"purchase": 1.0, "revenue": 2.0}
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import fake_release
 import pytest
 import redis
+from prometheus_client import REGISTRY
 
 from models.release import Release, Releases
 from recsys.settings import Network, Services, Settings, Storage
@@ -42,3 +43,14 @@ def release(releases: Releases) -> Release:
     found = releases.candidate("blue")
     assert found is not None
     return found
+
+
+@pytest.fixture
+def failures() -> Callable[[str, str], float]:
+    """How often some work beside the requests has failed in this process, by the kind of error."""
+
+    def counted(work: str, kind: str) -> float:
+        labels = {"work": work, "kind": kind}
+        return REGISTRY.get_sample_value("recsys_predictor_background_errors_total", labels) or 0.0
+
+    return counted

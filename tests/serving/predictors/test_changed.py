@@ -1,7 +1,7 @@
 """The engines of both predictors while the catalogue changes, against a real Redis."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from pipelines import datasets, embedding
 from recsys.inference import RetrievalRequest
 from recsys.settings import Services, Settings
 from serving.predictors import items, retrieval, server
+from serving.predictors.changed import Follower
 from serving.predictors.retrieval import Retriever
 
 pytestmark = pytest.mark.services
@@ -125,15 +126,39 @@ def test_an_item_that_the_release_holds_needs_nothing_of_its_change(
         assert not client.exists("{changes}:vectors:r1")
 
 
-def test_without_redis_the_last_changes_stay(shop: Settings, release: Release, releases: Releases) -> None:
+def test_without_redis_the_last_changes_stay(
+    shop: Settings, release: Release, releases: Releases, failures: Callable[[str, str], float]
+) -> None:
     away = shop.model_copy(update={"services": Services(redis_url="redis://127.0.0.1:1/0")})
     engine = opened(away, release, releases)
+    before = failures("changes", "Retryable")
     engine.warm_up()
+    assert "i1" in similar(engine, "i5")
+    until(lambda: failures("changes", "Retryable") >= before + 3)  # each look counts, and the next comes all the same
     with pytest.raises(Exception, match="online store"):
         engine.restock(Overlay({"new-candle": Change(7, CANDLE)}, 7))  # found, though nobody can be told its vector
-    time.sleep(0.2)
+    until(lambda: failures("changes", "Retryable") >= before + 6)
     assert "new-candle" in similar(engine, "i1")
     engine.close()
+
+
+def test_what_an_engine_cannot_take_is_counted_and_tried_again(
+    shop: Settings, failures: Callable[[str, str], float]
+) -> None:
+    asked: list[Overlay] = []
+
+    def apply(overlay: Overlay) -> None:
+        asked.append(overlay)
+        if len(asked) < 3:
+            raise ZeroDivisionError
+
+    before = failures("changes", "ZeroDivisionError")
+    follower = Follower(shop, apply)
+    tell(shop, new_candle=CANDLE)
+    follower.start()
+    until(lambda: len(asked) == 3)
+    follower.close()
+    assert failures("changes", "ZeroDivisionError") == before + 2
 
 
 def test_the_ranker_sees_new_content_at_once_and_no_statistics_of_new_items(

@@ -1,6 +1,8 @@
 """What the ranking engine answers; in process, against a real Redis."""
 
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -176,25 +178,31 @@ def test_items_are_read_again_and_swapped_whole(platform: Settings, release: Rel
 
 
 def test_the_thread_reads_by_itself_and_ends(platform: Settings, release: Release, releases: Releases) -> None:
-    import time
-
     known = opened_items(platform, release, releases, interval=0.05)
-    before = known.matrix
+    before, running = known.matrix, threading.enumerate()
     known.start()
+    [thread] = [found for found in threading.enumerate() if found.name == "items" and found not in running]
     deadline = time.monotonic() + 20
     while known.matrix is before and time.monotonic() < deadline:
         time.sleep(0.05)
     assert known.matrix is not before
     known.close()
-    assert not known._thread.is_alive()
+    assert not thread.is_alive()
 
 
 def test_items_stay_as_they_were_while_the_store_is_away(
-    platform: Settings, release: Release, releases: Releases
+    platform: Settings, release: Release, releases: Releases, failures: Callable[[str, str], float]
 ) -> None:
     away = platform.model_copy(update={"services": Services(redis_url="redis://127.0.0.1:1/0")})
-    known = opened_items(away, release, releases)
+    known = opened_items(away, release, releases, interval=0.05)
     before = known.matrix
     with pytest.raises(Retryable):
         known.refresh()
+    counted = failures("items", "Retryable")
+    known.start()
+    deadline = time.monotonic() + 20
+    while failures("items", "Retryable") < counted + 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    known.close()
+    assert failures("items", "Retryable") >= counted + 2, "each reading counts, and the next comes all the same"
     assert known.matrix is before

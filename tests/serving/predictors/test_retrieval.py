@@ -32,8 +32,7 @@ def engine(platform: Settings) -> Iterator[Retriever]:
 
 def vector(engine: Retriever, item: str) -> NDArray[np.float32]:
     """[dim] float32, as the release's index has it."""
-    found: NDArray[np.float32] = engine._index.vectors[engine._index.row_of[item]]
-    return found
+    return engine.answer(RetrievalRequest(query_item=item, k=1)).query
 
 
 def test_a_known_user_gets_what_is_like_the_history_with_evidence(engine: Retriever) -> None:
