@@ -14,10 +14,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from models import rerank
 from recsys.inference import HEADS, RankingResponse, strings
+from serving.api import ordering
+from serving.api.contract import Rung
 from serving.api.explore import Slot
 from serving.api.live import LiveRelease
 from serving.api.ordering import Ordered
-from serving.api.sources.candidates import Pool
+from serving.api.sources import candidates
+from serving.api.sources.candidates import Candidates, Pool
 from serving.api.visit import Record, Visit
 
 Floats = NDArray[np.float32]
@@ -66,7 +69,6 @@ class Dossier:
         retrieval: [n] retrieval's score.
         heads: [n, heads] of the ranker. score: [n] their blend.
         relevance: [n] after the score rules.
-        held: [n] the first rule that held it back, see `rerank.Arrangement`.
         slate: [slots] catalogue rows of the slate.
         query: [dim] the vector that retrieval searched with; empty where it did not.
     """
@@ -79,7 +81,6 @@ class Dossier:
     heads: Floats
     score: Floats
     relevance: Floats
-    held: NDArray[np.int8]
     slate: NDArray[np.int32]
     query: Floats
 
@@ -167,8 +168,6 @@ def made(
         heads[ranked] = np.stack([getattr(answer, head) for head in HEADS], axis=1)
         score[ranked] = answer.scores
     relevance[final.origin] = order.relevance
-    held = np.full(n, rerank.NOT_HELD, np.int8)
-    held[final.origin] = order.made.held
     query = everyone.query if everyone.query is not None else np.empty(0, np.float32)
     bits = everyone.proposed @ (1 << np.arange(len(everyone.parts), dtype=np.uint32)) if n else np.empty(0)
     policies = {
@@ -197,20 +196,37 @@ def made(
         heads,
         score,
         relevance,
-        held,
         np.array([slot.row for slot in slate], np.int32),
         query,
     )
 
 
-def explained(dossier: Dossier, item_id: str, live: LiveRelease) -> dict[str, Any]:
+def pool(dossier: Dossier, scores: Floats, live: LiveRelease) -> tuple[Pool, int]:
+    """The candidates that might be shown, in the order of the ranker, and how many of them it scored; without those
+    that have left the catalogue.
+
+    Args:
+        dossier: of the request.
+        scores: [r] of the ranker, for `dossier.ranked`, as they were or as they are now.
+        live: the release that made the slate, with the catalogue as it is now.
+    """
+    ids = dossier.ids(dossier.rows[dossier.kept], live)
+    there = live.catalogue.rows(ids) >= 0
+    query = dossier.query if len(dossier.query) else None
+    kept = Candidates("personal", Rung.RETRIEVAL, ids[there], dossier.retrieval[dossier.kept[there]], query=query)
+    found, given = candidates.merged([kept], live), scores[there[: len(scores)]]
+    return found.scored(given) if len(given) else found, len(given)
+
+
+def explained(dossier: Dossier, item_id: str, visit: Visit) -> dict[str, Any]:
     """Why an item is in the slate, or the first thing that kept it out.
 
     Args:
         dossier: of the request.
         item_id: of the catalogue.
-        live: the release that made the slate, with the catalogue as it is now.
+        visit: the request once more, of the release that made the slate, with the catalogue as it is now.
     """
+    live = visit.live
     now, row = live.catalogue.row_of[item_id], dossier.row_then(item_id, live)
     found = np.flatnonzero(dossier.rows == row)
     place = np.flatnonzero(dossier.slate == row)
@@ -230,10 +246,12 @@ def explained(dossier: Dossier, item_id: str, live: LiveRelease) -> dict[str, An
         if np.isfinite(dossier.score[at]):
             heads = {head: _number(value) for head, value in zip(HEADS, dossier.heads[at], strict=True)}
             answer["ranker"] = heads | {"score": _number(dossier.score[at])}
-    return answer | _verdict(dossier, found, place)
+    return answer | _verdict(dossier, found, place, now, visit)
 
 
-def _verdict(dossier: Dossier, found: NDArray[np.intp], place: NDArray[np.intp]) -> dict[str, Any]:
+def _verdict(
+    dossier: Dossier, found: NDArray[np.intp], place: NDArray[np.intp], row: int, visit: Visit
+) -> dict[str, Any]:
     page = dossier.facts.count
     if len(place):
         slot = int(place[0])
@@ -246,10 +264,19 @@ def _verdict(dossier: Dossier, found: NDArray[np.intp], place: NDArray[np.intp])
     if dossier.dropped[at] != NOWHERE:
         rule = dossier.facts.filters[int(dossier.dropped[at])]
         return {"verdict": "filtered", "rule": rule, "because": FILTERS[rule]}
-    if dossier.held[at] != rerank.NOT_HELD:
-        rule = rerank.HOLDING[int(dossier.held[at])]
+    rule = _held(dossier, row, visit)
+    if rule:
         return {"verdict": "held_back", "rule": rule, "because": f"the rule {rule} let others pass it"}
     return _outranked(dossier, at)
+
+
+def _held(dossier: Dossier, row: int, visit: Visit) -> str:
+    """The rule that held an item back, "" for none. Found by arranging the page once more: few ask, and those who
+    only want the page need not wait for it."""
+    final, ranked = pool(dossier, dossier.score[dossier.ranked], visit.live)
+    held = ordering.ordered(final, ranked, visit, len(dossier.slate), tell_held=True).made.held
+    code = int(held[np.flatnonzero(final.rows == row)[0]])
+    return "" if code == rerank.NOT_HELD else rerank.HOLDING[code]
 
 
 FILTERS = {

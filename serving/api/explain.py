@@ -16,6 +16,7 @@ from serving.api.live import LiveRelease
 from serving.api.parts import Parts
 from serving.api.problems import Problem, documented
 from serving.api.surfaces import Surface
+from serving.api.visit import Visit
 
 router = APIRouter(prefix="/api/v1", tags=["recommendations"])
 REFERENCE = b"@"  # before the id of the request whose dossier it is; a packed one never begins so
@@ -102,7 +103,8 @@ async def told(request_id: str, item_id: str, parts: Parts, client: auth.Client 
             404, "unknown-item", f"no item {item_id!r} in release {live.release_id}; it was never a candidate"
         )
     facts = dossier.facts
-    answer = dossiers.explained(dossier, item_id, live) | await _asked_again(dossier, item_id, live, parts)
+    visit = parts.funnel.again(facts.visit, Surface(**facts.visit.surface), live)
+    answer = dossiers.explained(dossier, item_id, visit) | await _asked_again(dossier, item_id, visit, parts)
     return Explanation(
         request_id=request_id,
         release_id=facts.release_id,
@@ -135,11 +137,11 @@ async def recorded(request_id: str, parts: Parts, client: auth.Client | None = N
     return dossier, live
 
 
-async def _asked_again(dossier: Dossier, item_id: str, live: LiveRelease, parts: Parts) -> dict[str, Any]:
+async def _asked_again(dossier: Dossier, item_id: str, visit: Visit, parts: Parts) -> dict[str, Any]:
     """The ranker's features of an item, asked for behind the candidates of the page if it was not among them."""
     if not len(dossier.ranked):
         return {"notes": ["no model ranked this page, so there are no features"]}
-    visit = parts.funnel.again(dossier.facts.visit, Surface(**dossier.facts.visit.surface), live)
+    live = visit.live
     ids, scores = dossier.ids(dossier.rows[dossier.ranked], live).tolist(), dossier.retrieval[dossier.ranked]
     place = ids.index(item_id) if item_id in ids else None
     if place is None:

@@ -34,13 +34,13 @@ from serving.api.visit import Visit
 log = logging.getLogger(__name__)
 
 VERSION = "1"  # of the constants below; with others it is another policy
-ARMS = 100  # a page of 200 takes 0.3 ms (bench.bandits), and a slate has five pages
+ARMS = 100  # a draw from 200 takes 0.3 ms (bench.bandits), one for each page that explores
 NEWEST = 1_000  # new items that are asked about, the newest first
 HALF_LIFE = 14 * 86_400.0  # seconds in which what is known of an arm loses half its weight
 RATE, TRIALS = 0.02, 100.0  # success rate of all arms before they have told, and how many trials that counts as
 SPREAD = 0.15  # standard deviation of a reward of 0 or 1 at such rates
 REFRESH_SECONDS = 30.0
-EXPLORED = 100  # slots of a slate beyond which nobody explores; few scroll so far
+EXPLORED = 40  # slots of a slate beyond which nobody explores: few scroll on, and each page's draw takes its time
 Rows = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Candidates = candidates.Pool

@@ -34,7 +34,7 @@ class Ordered:
     changed: dict[str, int]
 
 
-def ordered(pool: Pool, ranked: int, visit: Visit, length: int) -> Ordered:
+def ordered(pool: Pool, ranked: int, visit: Visit, length: int, *, tell_held: bool = False) -> Ordered:
     """Apply the rules of the surface.
 
     Args:
@@ -42,6 +42,7 @@ def ordered(pool: Pool, ranked: int, visit: Visit, length: int) -> Ordered:
         ranked: 0 where the ranker did not serve.
         visit: the request.
         length: slots to fill.
+        tell_held: whether `made.held` is wanted.
     """
     live, rules = visit.live, visit.surface.rules.of_page
     if visit.ask.category:
@@ -55,6 +56,7 @@ def ordered(pool: Pool, ranked: int, visit: Visit, length: int) -> Ordered:
         length=length,
         page=visit.ask.count,
         rules=rules,
+        tell_held=tell_held,
     )
     return Ordered(adjusted.relevance, made, dict(adjusted.changed))
 

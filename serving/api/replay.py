@@ -17,14 +17,13 @@ from pydantic import BaseModel, Field
 
 from recsys.inference import HEADS, RankingResponse
 from serving.api import auth, dossiers, explain, explore, ordering
-from serving.api.contract import Id, Rung
+from serving.api.contract import Id
 from serving.api.dossiers import Dossier
 from serving.api.explore import Slot
 from serving.api.live import LiveRelease
 from serving.api.parts import Parts
 from serving.api.problems import Problem, documented
-from serving.api.sources import candidates
-from serving.api.sources.candidates import Candidates, Pool
+from serving.api.sources.candidates import Pool
 from serving.api.surfaces import Surface
 from serving.api.visit import Visit
 
@@ -120,19 +119,14 @@ async def _made(dossier: Dossier, live: LiveRelease, parts: Parts) -> Made:
     surface, because = _surface(dossier, parts)
     visit = parts.funnel.again(dossier.facts.visit, surface, live)
     scores, told = await _ranked(dossier, visit, parts)
-    at, ids = dossier.kept, dossier.ids(dossier.rows[dossier.kept], live)
-    there = live.catalogue.rows(ids) >= 0
-    if not there.all():
-        told.append(f"{int((~there).sum())} candidates have left the catalogue since")
-    query = dossier.query if len(dossier.query) else None
-    kept = Candidates("personal", Rung.RETRIEVAL, ids[there], dossier.retrieval[at[there]], query=query)
-    pool = candidates.merged([kept], live)
-    given = scores[there[: len(scores)]]
-    if len(given):
-        pool = pool.scored(given)
-    order = ordering.ordered(pool, len(given), visit, len(dossier.slate))
+    pool, ranked = dossiers.pool(dossier, scores, live)
+    gone = len(dossier.kept) - len(pool)
+    if gone:
+        told.append(f"{gone} candidates have left the catalogue since")
+    order = ordering.ordered(pool, ranked, visit, len(dossier.slate))
     slots, exploration = _explored(order.made.order.tolist(), pool, dossier, visit, parts)
-    by_id = dict(zip(ids[: len(scores)].tolist(), scores.tolist(), strict=True))
+    ids = dossier.ids(dossier.rows[dossier.ranked[: len(scores)]], live)
+    by_id = dict(zip(ids.tolist(), scores.tolist(), strict=True))
     return Made(slots, by_id, exploration, [*because, *told])
 
 

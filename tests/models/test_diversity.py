@@ -30,7 +30,7 @@ class Case(NamedTuple):
     def tops(self) -> np.ndarray:
         return self.categories // 2
 
-    def arranged(self) -> rerank.Arrangement:
+    def arranged(self, tell_held: bool = True) -> rerank.Arrangement:
         return rerank.arranged(
             self.relevance,
             self.categories,
@@ -39,6 +39,7 @@ class Case(NamedTuple):
             length=self.length,
             page=self.page,
             rules=self.rules,
+            tell_held=tell_held,
         )
 
 
@@ -160,7 +161,9 @@ def spread(
     """All candidates, without category rules."""
     zeros = np.zeros(len(relevance), int)
     rules = Rules(0, 1, method, strength, window)
-    return rerank.arranged(np.array(relevance), zeros, zeros, np.array(vectors), length=99, page=10, rules=rules)
+    return rerank.arranged(
+        np.array(relevance), zeros, zeros, np.array(vectors), length=99, page=10, rules=rules, tell_held=True
+    )
 
 
 @METHODS
@@ -191,6 +194,13 @@ def test_a_twin_may_come_back_when_the_first_is_out_of_sight(method: str, window
 def test_a_long_list_of_twins_is_filled() -> None:
     made = spread([1.0] * 60, [RIGHT] * 60, "dpp", 1.0)
     assert sorted(made.order.tolist()) == list(range(60))
+
+
+@given(cases())
+def test_whom_the_rules_held_back_is_told_to_those_who_ask(case: Case) -> None:
+    made, brief = case.arranged(), case.arranged(tell_held=False)
+    assert (brief.order.tolist(), brief.changed, brief.relaxed) == (made.order.tolist(), made.changed, made.relaxed)
+    assert len(brief.held) == 0
 
 
 def test_two_rules_that_change_one_slot_are_both_reported() -> None:

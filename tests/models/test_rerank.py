@@ -20,7 +20,9 @@ def arrange(categories: list[int], *, tops: list[int] | None = None, length: int
     """Candidates of these categories, the best first."""
     codes = np.array(categories, np.int32)
     general = codes if tops is None else np.array(tops, np.int32)
-    return rerank.arranged(np.linspace(1, 0, len(codes)), codes, general, length=length, page=page, rules=rules)
+    return rerank.arranged(
+        np.linspace(1, 0, len(codes)), codes, general, length=length, page=page, rules=rules, tell_held=True
+    )
 
 
 def held(made: rerank.Arrangement) -> list[str]:

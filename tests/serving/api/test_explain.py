@@ -200,13 +200,13 @@ def test_a_dossier_is_read_as_it_was_kept(n: int, dim: int) -> None:
     floats = [rng.random(shape).astype(np.float32) for shape in (n, (n, 4), n, n)]
     small = np.full(n, -1, np.int8)
     kept = Dossier(
-        facts, np.arange(n, dtype=np.int32), np.ones(n, np.uint32), small, *floats, small,
+        facts, np.arange(n, dtype=np.int32), np.ones(n, np.uint32), small, *floats,
         np.arange(n, dtype=np.int32), rng.random(dim).astype(np.float32),
     )  # fmt: skip
     found = Dossier.unpack(kept.pack())
     assert found is not None
     assert found.facts == facts
-    for name in ("rows", "proposed", "dropped", "retrieval", "heads", "score", "relevance", "held", "slate", "query"):
+    for name in ("rows", "proposed", "dropped", "retrieval", "heads", "score", "relevance", "slate", "query"):
         np.testing.assert_array_equal(getattr(found, name), getattr(kept, name), strict=True)
 
 
