@@ -14,13 +14,13 @@ request can cut exactly; the whole key expires 30 days after its newest item. Wr
 take one round trip, do not retry and time out soon: the next rung of the ladder is the better use of the time.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import orjson
 import redis
 import redis.asyncio
 from redis.backoff import NoBackoff
@@ -67,14 +67,14 @@ def encode(ranked: Sequence[tuple[str, float]]) -> bytes:
     """A ranked list as compact JSON; scores keep six significant digits."""
     items = [item for item, _ in ranked]
     scores = [float(f"{score:.6g}") for _, score in ranked]
-    return json.dumps({"items": items, "scores": scores}, separators=(",", ":"), ensure_ascii=False).encode()
+    return orjson.dumps({"items": items, "scores": scores})
 
 
 def decode(value: bytes | None) -> Ranked:
     """What `encode` wrote; an absent list is an empty one."""
     if value is None:
         return []
-    found = json.loads(value)
+    found = orjson.loads(value)
     return list(zip(found["items"], found["scores"], strict=True))
 
 
@@ -141,13 +141,13 @@ def freshness(client: Client, what: str) -> Freshness | None:
     write. Raises Retryable when Redis does not answer."""
     with reachable():
         value = client.get(f"fresh:{what}")
-    return None if value is None else Freshness(**json.loads(value))
+    return None if value is None else Freshness(**orjson.loads(value))
 
 
 def mark_fresh(client: Client, what: str, mark: Freshness) -> None:
     """Say which data `what` now holds; the last step of a writer."""
     with reachable():
-        client.set(f"fresh:{what}", json.dumps(asdict(mark)))
+        client.set(f"fresh:{what}", orjson.dumps(mark))
 
 
 def next_edition(client: Client) -> int:

@@ -12,10 +12,11 @@ candidate sources need, and is as new as the last event: an event is in `recent`
 sends it along with the next request of the same shopper. A visitor who logs in during a visit is known by both keys.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
+
+import orjson
 
 from feature_repo import online
 from feature_repo.events import EventType
@@ -51,7 +52,7 @@ class Profile:
     @classmethod
     def decode(cls, found: Mapping[bytes, bytes]) -> Self:
         """From the fields of the hash; those that nobody wrote are empty."""
-        values = {name.decode(): json.loads(value) for name, value in found.items()}
+        values = {name.decode(): orjson.loads(value) for name, value in found.items()}
         fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
         return cls(**fields)
 
@@ -150,7 +151,7 @@ async def read(client: AsyncClient, user_id: str, session_id: str, now: float) -
     profile, stated, watched, feed = replies[len(recent) :]
     return Shopper(
         Profile.decode(profile),
-        tuple(json.loads(stated)) if stated else (),
+        tuple(orjson.loads(stated)) if stated else (),
         newest,
         frozenset(item.decode() for item in watched) | {deed.item_id for deed in newest},
         online.decode(feed),
@@ -171,7 +172,7 @@ def remember(pipe: Any, user_id: str, session_id: str, deed: Deed) -> None:
 async def state(client: AsyncClient, user_id: str, preferences: Sequence[str]) -> None:
     """Keep the categories that a shopper named; the next request sees them. Raises Retryable."""
     with online.reachable():
-        await client.set(stated_key(user_id), json.dumps(list(preferences), ensure_ascii=False), ex=STATED_SECONDS)
+        await client.set(stated_key(user_id), orjson.dumps(list(preferences)), ex=STATED_SECONDS)
 
 
 async def some(client: AsyncClient, count: int) -> list[tuple[str, Profile]]:
@@ -210,7 +211,7 @@ def write_profiles(client: Client, profiles: Iterable[tuple[str, Mapping[str, An
                 for user_id, fields in block:
                     pipe.hset(
                         profile_key(user_id),
-                        mapping={name: json.dumps(value, ensure_ascii=False) for name, value in fields.items()},
+                        mapping={name: orjson.dumps(value) for name, value in fields.items()},
                     )
                 pipe.execute()
             written += len(block)

@@ -27,6 +27,7 @@ from serving.api import contexts, filters
 from serving.api.intake import Line
 from serving.api.live import LiveRelease
 from serving.api.metrics import Metrics
+from serving.api.outbox import Outbox
 from serving.api.sources import candidates
 from serving.api.surfaces import Explore
 from serving.api.visit import Visit
@@ -108,8 +109,8 @@ class Explorer:
         pool: the edition that serves; None before the first.
     """
 
-    def __init__(self, store: online.AsyncClient, metrics: Metrics, guarantee: int) -> None:
-        self._store, self._metrics, self._guarantee = store, metrics, guarantee
+    def __init__(self, store: online.AsyncClient, outbox: Outbox, metrics: Metrics, guarantee: int) -> None:
+        self._store, self._outbox, self._metrics, self._guarantee = store, outbox, metrics, guarantee
         self.pool: Pool | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -185,7 +186,7 @@ class Explorer:
         """
         if not explored:
             return
-        self._later(self._store.set(contexts.key(request_id), contexts.encode(explored), ex=contexts.SECONDS))
+        self._later(self._outbox.put(contexts.key(request_id), contexts.encode(explored), contexts.SECONDS))
         owed = [item for item in explored if self.pool and item in self.pool.owed]
         if owed and visitor:
             self._later(arms.run_async(self._store, arms.expose(owed, visitor, self._guarantee)))

@@ -25,6 +25,7 @@ from recsys.settings import Settings
 from serving.api import auth
 from serving.api.contract import Ask, Rung
 from serving.api.funnel import Shown, Slate
+from serving.api.outbox import Outbox
 from serving.api.problems import Problem
 from serving.api.shelf import Shelf
 from serving.api.trace import Exposure
@@ -76,9 +77,9 @@ def asked(ask: Ask) -> str:
 class Pages:
     """Keeps slates and checks cursors."""
 
-    def __init__(self, settings: Settings, store: online.AsyncClient) -> None:
+    def __init__(self, settings: Settings, store: online.AsyncClient, outbox: Outbox) -> None:
         self._seconds = settings.api.page_seconds
-        self._shelf = Shelf(store, "page", self._seconds, settings.api.online_deadline_ms / 1000)
+        self._shelf = Shelf(store, outbox, "page", self._seconds, settings.api.online_deadline_ms / 1000)
         self._secret = _secret(Path(settings.storage.root) / "run" / "cursor_secret")
 
     def keep(self, kept: Kept) -> str:
@@ -94,10 +95,6 @@ class Pages:
             return None if data is None else Kept.unpack(data)
         except (ValueError, TypeError):  # kept by another version of this service, minutes ago
             return None
-
-    async def flush(self) -> None:
-        """Wait for the writes that are under way."""
-        await self._shelf.flush()
 
     def token(self, cursor: Cursor) -> str:
         parts = (cursor.slate_id, cursor.offset, cursor.count, cursor.issued, cursor.asked)

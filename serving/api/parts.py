@@ -21,6 +21,7 @@ from serving.api.intake import Receiver
 from serving.api.limits import Limits
 from serving.api.live import LiveRelease
 from serving.api.metrics import Metrics
+from serving.api.outbox import Outbox
 from serving.api.pages import Pages
 from serving.api.shelf import Shelf
 from serving.api.surfaces import Surface
@@ -45,6 +46,7 @@ class Parts:
     funnel: Funnel
     pages: Pages
     dossiers: Shelf
+    outbox: Outbox
     decisions: Decisions
     receiver: Receiver
     event_log: bus.Log
@@ -65,7 +67,7 @@ class Parts:
         self.event_log.close()
         self.item_log.close()
         self.decisions.close()
-        await asyncio.gather(self.pages.flush(), self.dossiers.flush(), self.explorer.flush())
+        await asyncio.gather(self.outbox.flush(), self.explorer.flush())
         await self.client.close()
         await self.store.aclose()  # type: ignore[attr-defined]  # the stubs are older than the client
 
@@ -79,7 +81,8 @@ def build(settings: Settings, metrics: Metrics) -> Parts:
     changed = Changed(store, metrics)
     calls = Calls(settings, client, store, metrics)
     book = experiments.follow(settings)
-    explorer = Explorer(store, metrics, settings.api.guarantee)
+    outbox = Outbox(store)
+    explorer = Explorer(store, outbox, metrics, settings.api.guarantee)
 
     async def loaded(live: LiveRelease) -> None:
         await asyncio.gather(calls.warm(live), explorer.follow(live))
@@ -97,8 +100,9 @@ def build(settings: Settings, metrics: Metrics) -> Parts:
         calls=calls,
         explorer=explorer,
         funnel=Funnel(settings, calls, explorer),
-        pages=Pages(settings, store),
-        dossiers=Shelf(store, "why", settings.api.explain_seconds, settings.api.explain_deadline_ms / 1000),
+        pages=Pages(settings, store, outbox),
+        dossiers=Shelf(store, outbox, "why", settings.api.explain_seconds, settings.api.explain_deadline_ms / 1000),
+        outbox=outbox,
         decisions=Decisions(settings, metrics),
         receiver=Receiver(settings, event_log, store, metrics, explorer.learn),
         event_log=event_log,

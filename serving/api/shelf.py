@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+from functools import partial
 
 import redis
 
 from feature_repo import online
+from serving.api.outbox import Outbox
 
 log = logging.getLogger(__name__)
 
@@ -17,23 +19,23 @@ class Shelf:
 
     Args:
         store: the online store.
+        outbox: by which values go there.
         prefix: of the keys.
         seconds: that a value is kept.
         deadline: seconds that a reader waits for Redis.
     """
 
-    def __init__(self, store: online.AsyncClient, prefix: str, seconds: int, deadline: float) -> None:
-        self._store, self._prefix, self._seconds, self._deadline = store, prefix, seconds, deadline
+    def __init__(self, store: online.AsyncClient, outbox: Outbox, prefix: str, seconds: int, deadline: float) -> None:
+        self._store, self._outbox = store, outbox
+        self._prefix, self._seconds, self._deadline = prefix, seconds, deadline
         self._writing: dict[str, bytes] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
 
     def put(self, key: str, value: bytes) -> None:
         """Begin to keep a value."""
         if len(self._writing) < WRITES:
             self._writing[key] = value
-            task = asyncio.create_task(self._write(key, value))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            done = self._outbox.put(f"{self._prefix}:{key}", value, self._seconds)
+            done.add_done_callback(partial(self._written, key))
 
     async def get(self, key: str, left: float = float("inf")) -> bytes | None:
         """A kept value; None if Redis does not have it or does not answer.
@@ -51,14 +53,7 @@ class Shelf:
         except (redis.RedisError, OSError, TimeoutError):
             return None
 
-    async def flush(self) -> None:
-        """Wait for the writes that are under way."""
-        await asyncio.gather(*self._tasks)
-
-    async def _write(self, key: str, value: bytes) -> None:
-        try:
-            await self._store.set(f"{self._prefix}:{key}", value, ex=self._seconds)
-        except (redis.RedisError, OSError) as error:
+    def _written(self, key: str, done: asyncio.Future[None]) -> None:
+        self._writing.pop(key, None)  # two requests may have come with one id
+        if error := done.exception():
             log.warning("a value of %s could not be kept: %s", self._prefix, error)
-        finally:
-            del self._writing[key]

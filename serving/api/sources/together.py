@@ -16,8 +16,14 @@ async def propose(visit: Visit, quota: int) -> list[Candidates] | None:
     lists = await visit.calls.lists(list(keys), visit.trace) if keys else {}
     if lists is None:
         return None
-    named = ((tag, lists[key], item) for key, (tag, item) in keys.items() if lists[key])
-    return [listed(tag, Rung.COVISITATION, ranked, key=item) for tag, ranked, item in named]
+    found: list[Candidates] = []
+    for key, (tag, item) in keys.items():
+        if quota <= 0:
+            break
+        if lists[key]:
+            found.append(listed(tag, Rung.COVISITATION, lists[key], key=item))
+            quota -= len(lists[key])
+    return found
 
 
 def _lately(visit: Visit) -> tuple[str, ...]:

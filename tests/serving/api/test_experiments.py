@@ -221,7 +221,7 @@ async def test_later_pages_keep_the_variant_of_the_first(world: Any) -> None:
     whole = ids(await world.page(**ask | {"count": 10}))
     first = await world.page(**ask)
     experiments.own_file(world.settings).unlink()
-    await world.app.state.parts.pages.flush()  # now it comes from Redis
+    await world.app.state.parts.outbox.flush()  # now it comes from Redis
     second = await world.page(**ask, cursor=first["cursor"])
     assert second["variants"] == {"models": "rules"}
     assert ids(first) + ids(second) == whole
@@ -233,7 +233,7 @@ async def test_a_lost_page_is_made_anew_by_the_experiments_of_its_first_page(wor
     end = datetime.now(UTC) + timedelta(seconds=1)
     write(world.settings, RULES.replace("traffic", f"end: {end.isoformat()}\n    traffic"))
     first = await world.page(user_id="ann", count=5)
-    await world.app.state.parts.pages.flush()
+    await world.app.state.parts.outbox.flush()
     with redis.Redis.from_url(world.settings.redis_url) as store:
         store.delete(*store.keys("page:*"))
     time.sleep(max(0.0, end.timestamp() - time.time()))

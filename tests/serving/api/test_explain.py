@@ -145,7 +145,7 @@ async def test_a_page_that_no_model_ranked_has_no_features(world: Any) -> None:
 async def test_a_record_of_another_version_is_as_good_as_none(world: Any) -> None:
     page = await world.page(user_id="ann", count=5)
     shelf = world.app.state.parts.dossiers
-    await shelf.flush()
+    await world.app.state.parts.outbox.flush()
     data = zlib.decompress(await shelf.get(page["request_id"]))
     await world.app.state.parts.store.set(
         f"why:{page['request_id']}", zlib.compress(data.replace(b'"edition"', b'"version"'))

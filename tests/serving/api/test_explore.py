@@ -171,8 +171,9 @@ async def test_what_a_policy_knows_of_a_shopper_and_an_arm(world: Any) -> None:
 
 
 async def test_a_new_item_is_shown_to_so_many_visitors_and_then_released(world: Any) -> None:
-    live = world.app.state.parts.watcher.current.changed({"new": NEW}, {})
-    explorer = explore.Explorer(world.app.state.parts.store, Metrics(), guarantee=3)
+    parts = world.app.state.parts
+    live = parts.watcher.current.changed({"new": NEW}, {})
+    explorer = explore.Explorer(parts.store, parts.outbox, Metrics(), guarantee=3)
     for visitor, owed in (("a", True), ("b", True), ("b", True), ("c", True), ("d", False)):
         await explorer.follow(live)
         assert ("new" in explorer.pool.owed) == owed, visitor

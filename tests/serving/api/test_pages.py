@@ -48,7 +48,7 @@ async def test_pages_stay_as_they_were_when_the_ranking_changes_between_them(wor
 
 async def test_the_same_cursor_gives_the_same_page_again(world: Any) -> None:
     first = await world.page(user_id="ann", count=10)
-    await world.app.state.parts.pages.flush()  # now it comes from Redis
+    await world.app.state.parts.outbox.flush()  # now it comes from Redis
     pages_ = [await world.page(user_id="ann", count=10, cursor=first["cursor"]) for _ in range(2)]
     assert pages_[0]["items"] == pages_[1]["items"]
 
@@ -69,7 +69,7 @@ async def test_a_release_between_two_pages_is_told(world: Any, shop: Any) -> Non
 async def test_a_lost_slate_is_made_anew_from_the_offset_and_says_so(world: Any) -> None:
     found = await walk(world, user_id="ann", count=10)
     first = await world.page(user_id="ann", count=10)
-    await world.app.state.parts.pages.flush()
+    await world.app.state.parts.outbox.flush()
     with redis.Redis.from_url(world.settings.redis_url) as store:
         for key in store.scan_iter("page:*"):
             store.delete(key)
@@ -117,12 +117,12 @@ def test_a_slate_is_read_as_it_was_kept(rows: list[tuple[str, float, str]]) -> N
 @limits(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
 @given(slate=st.uuids(), offset=st.integers(0, 10**6), count=st.integers(1, 100), user=st.text(max_size=20))
 def test_a_cursor_is_read_as_it_was_given(settings: Any, slate: Any, offset: int, count: int, user: str) -> None:
-    kept = pages.Pages(settings, None)
+    kept = pages.Pages(settings, None, None)
     ask = Ask.model_construct(user_id=user, count=count)
     cursor = Cursor(str(slate), offset, count, int(time.time()), pages.asked(ask))
     token = kept.token(cursor)
     assert kept.read(ask.model_copy(update={"cursor": token})) == cursor
-    other = pages.Pages(settings.model_copy(update={"seed": 1}), None)  # another process of the same installation
+    other = pages.Pages(settings.model_copy(update={"seed": 1}), None, None)  # another process of the same installation
     assert other.read(ask.model_copy(update={"cursor": token})) == cursor
 
 
