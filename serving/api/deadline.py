@@ -10,7 +10,7 @@ from serving.api.parts import Parts
 LONGEST = 60_000
 
 
-def due(
+async def due(  # a plain function would be run in a thread of its own
     request: Request,
     x_deadline_ms: Annotated[
         int | None,
