@@ -2,9 +2,9 @@
 
     make bench [DATA=online_retail:PATH]
 
-What needs nothing runs always; the pipeline runs on DATA; the API and the predictors are measured if the platform is
-up with a live release, and left out with a word if it is not. `python -m bench --only platform` measures a rollback
-and a start, `--only position` the ranker of a simulated shop against the truth.
+What needs nothing runs always; the pipeline runs on DATA; the API, the predictors and a start of the platform are
+measured if it has a live release, and left out with a word if it has none. `python -m bench.platform --rollback` measures
+a rollback, `python -m bench --only position` the ranker of a simulated shop against the truth.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from recsys import settings as configuration
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results.jsonl"
 ALONE = ("simulator", "ingest", "index", "bandits", "training", "ranker", "rerank")
-ON_THE_PLATFORM = ("predictors", "api")
+ON_THE_PLATFORM = ("predictors", "api", "platform")
 
 
 def main() -> int:

@@ -1,11 +1,12 @@
-"""How long the platform takes to start, and a rollback to take effect; needs a release with a predecessor.
+"""How long the platform takes to start, and a rollback to take effect.
 
-    .venv/bin/python -m bench.platform
+    .venv/bin/python -m bench.platform [--rollback]
 
-Rolls the live release back (what served before the benchmark does not serve after it, so `make bench` leaves it
-out), then stops the platform and starts it. Prints one JSON line per figure.
+Stops the platform and starts it. With `--rollback` the live release is rolled back before, which needs one with a
+predecessor; what served before does not serve after it, so `make bench` does without. Prints one JSON line per figure.
 """
 
+import argparse
 import sys
 import time
 from pathlib import Path
@@ -22,12 +23,15 @@ START_LIMIT_SECONDS = 120.0
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rollback", action="store_true", help="roll the live release back, for good")
+    options = parser.parse_args()
     settings = configuration.load()
-    live = release.Releases(Path(settings.storage.root)).live()
-    if live is not None and live.previous:
+    if options.rollback:
+        live = release.Releases(Path(settings.storage.root)).live()
+        if live is None or not live.previous:
+            sys.exit("no release to go back to; run the daily pipeline twice")
         figures.report("platform.rollback", _rollback(settings), "s", limit=ROLLBACK_LIMIT_SECONDS)
-    else:
-        sys.stderr.write("no previous release: the rollback is left out; deploy a second one\n")
     local.down(settings)
     started = time.monotonic()
     local.up(settings)
