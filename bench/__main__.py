@@ -3,8 +3,8 @@
     make bench [DATA=online_retail:PATH]
 
 What needs nothing runs always; the pipeline runs on DATA; the API, the predictors and a start of the platform are
-measured if it has a live release, and left out with a word if it has none. `python -m bench.platform --rollback` measures
-a rollback, `python -m bench --only position` the ranker of a simulated shop against the truth.
+measured if it has a live release, and left out with a word if it has none. A rollback is measured by
+`python -m bench.platform --rollback`, the ranker of a simulated shop against the truth by `--only position`.
 """
 
 import argparse
