@@ -42,7 +42,7 @@ stop: ## stop every process of the platform
 status: ## what runs, where, and how it is
 	@$(RECSYS) status
 
-bench: setup ## measure; one JSON line per figure goes to bench/results.jsonl
+bench: setup ## measure (starts the platform anew); one JSON line per figure goes to bench/results.jsonl
 	@$(PYTHON) -m bench --source "$(DATA)"
 
 lock: ## resolve the environments anew

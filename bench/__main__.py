@@ -2,9 +2,9 @@
 
     make bench [DATA=online_retail:PATH]
 
-What needs nothing runs always; the pipeline runs on DATA; the API, the predictors and a start of the platform are
-measured if it has a live release, and left out with a word if it has none. A rollback is measured by
-`python -m bench.platform --rollback`, the ranker of a simulated shop against the truth by `--only position`.
+What needs nothing runs always; the pipeline runs on DATA. A start of the platform (which is stopped for it), the
+predictors and the API are measured if there is a live release, and left out with a word if there is none. A rollback is
+measured by `python -m bench.platform --rollback`, a ranker of a simulated shop by `--only position`.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from recsys import settings as configuration
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results.jsonl"
 ALONE = ("simulator", "ingest", "index", "bandits", "training", "ranker", "rerank")
-ON_THE_PLATFORM = ("predictors", "api", "platform")
+ON_THE_PLATFORM = ("platform", "predictors", "api")  # the first starts it anew, if it was away
 
 
 def main() -> int:

@@ -417,7 +417,7 @@ def _show_replay(found: Mapping[str, Any]) -> None:
         view = Table("place", "shown", "score", "replayed", "score", box=None, pad_edge=False)
         for difference in differences:
             pair = [difference[side] or {"item_id": "", "score": None} for side in ("recorded", "replayed")]
-            cells = [(escape(at["item_id"]), "" if at["score"] is None else f"{at['score']:.4f}") for at in pair]
+            cells = [(escape(at["item_id"]), "" if at["score"] is None else f"{at['score']:.6g}") for at in pair]
             view.add_row(str(difference["position"] + 1), *cells[0], *cells[1])
         console.print(view)
     for reason in found["because"]:

@@ -14,14 +14,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from models import rerank
 from recsys.inference import HEADS, RankingResponse, strings
-from serving.api import ordering
+from serving.api import explore, ordering
 from serving.api.contract import Rung
 from serving.api.explore import Slot
 from serving.api.live import LiveRelease
 from serving.api.ordering import Ordered
 from serving.api.sources import candidates
 from serving.api.sources.candidates import Candidates, Pool
-from serving.api.visit import Record, Visit
+from serving.api.visit import Snapshot, Visit
 
 Floats = NDArray[np.float32]
 NOWHERE = -1
@@ -40,7 +40,7 @@ class Facts:
         fresh: per item that came in after the release, its row at that moment, which another change may move.
         edition: of the arms of exploration; "" where there were none.
         visitor: who asked, as retrieval knew them and ranking was told; "" where retrieval was not asked.
-        visit: what the request is made again of.
+        visit: who asked for what, so that it can be asked again.
     """
 
     release_id: str
@@ -54,7 +54,7 @@ class Facts:
     fresh: dict[str, int]
     edition: str
     visitor: str
-    visit: Record
+    visit: Snapshot
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,17 +94,17 @@ class Dossier:
     @staticmethod
     def unpack(data: bytes) -> "Dossier | None":
         """What `pack` wrote; None for what another version of it wrote, minutes ago."""
-        raw = zlib.decompress(data)
-        start = 4 + int.from_bytes(raw[:4], "little")
-        facts, shapes = orjson.loads(raw[4:start])
-        arrays = {}
-        for name, kind, shape in shapes:
-            size = int(np.prod(shape))
-            arrays[name] = np.frombuffer(raw, np.dtype(kind), size, start).reshape(shape)
-            start += arrays[name].nbytes
         try:
-            return Dossier(Facts(**facts | {"visit": Record(**facts["visit"])}), **arrays)
-        except (KeyError, TypeError):
+            raw = zlib.decompress(data)
+            start = 4 + int.from_bytes(raw[:4], "little")
+            facts, shapes = orjson.loads(raw[4:start])
+            arrays = {}
+            for name, kind, shape in shapes:
+                size = int(np.prod(shape))
+                arrays[name] = np.frombuffer(raw, np.dtype(kind), size, start).reshape(shape)
+                start += arrays[name].nbytes
+            return Dossier(Facts(**facts | {"visit": Snapshot.read(facts["visit"])}), **arrays)
+        except (KeyError, TypeError, ValueError, zlib.error):
             return None
 
     @property
@@ -145,7 +145,7 @@ def made(
     order: Ordered,
     slate: Sequence[Slot],
     rung: str,
-    edition: str,
+    arms: explore.Pool | None,
     visit: Visit,
 ) -> Dossier:
     """Write down what was known.
@@ -158,7 +158,7 @@ def made(
         answer: of the ranker, for the first permitted candidates in the order of `filtered.kept`.
         order: what the rules made of `final`.
         slate: what is shown.
-        edition: of the arms.
+        arms: that it may have explored with.
         rung, visit: of the request.
     """
     n = len(everyone)
@@ -185,9 +185,9 @@ def made(
             visit.ask.count,
             policies,
             {str(visit.live.catalogue.ids[row]): int(row) for row in rows[rows >= visit.live.shipped]},
-            edition,
+            arms.edition if arms else "",
             everyone.visitor,
-            visit.record(),
+            visit.snapshot(arms.item_ids if arms else ()),
         ),
         everyone.rows.astype(np.int32),
         bits.astype(np.uint32),

@@ -49,7 +49,7 @@ class Explanation(BaseModel):
     relevance: float | None = Field(description="the score after freshness, session and business factors")
     exploration: dict[str, Any] | None = Field(description="policy, version, edition and propensity of its place")
     features: dict[str, Feature] | None = Field(
-        None, description="by name, what the ranker knows of the item for this shopper at the moment of the page"
+        None, description="by name, what the ranker is told: of the shopper as they were then, of the item as it is now"
     )
     if_ranked: dict[str, Any] | None = Field(
         None,
@@ -128,7 +128,7 @@ async def recorded(request_id: str, parts: Parts, client: auth.Client | None = N
         Problem: 403 for somebody else's, 404 where nothing is kept, 410 where the release serves no more.
     """
     dossier = await _dossier(request_id, parts)
-    if client and not client.may_name(dossier.facts.user_id):
+    if client and client.user_id and client.user_id != dossier.facts.user_id:  # an anonymous visitor is another, too
         raise auth.other_user("request_id")
     live = parts.watcher.holding(dossier.facts.release_id)
     if live is None:
@@ -148,8 +148,10 @@ async def _asked_again(dossier: Dossier, item_id: str, visit: Visit, parts: Part
         ids, scores = [*ids, item_id], np.append(scores, dossier.retrieval_score(item_id, live))
     request = replace(visit.ranking(ids, scores, dossier.facts.visitor), features_of=item_id)
     answer = await parts.calls.rank_again(request, live)
-    if answer is None or len(answer.features) != len(transforms.RANKING_DOCS):
+    if answer is None:
         return {"notes": ["the ranking predictor does not serve now, so there are no features; ask again"]}
+    if len(answer.features) != len(transforms.RANKING_DOCS):
+        return {"notes": ["the ranking predictor has other code and does not tell its features; start it again"]}
     values = zip(transforms.RANKING_DOCS.items(), answer.features.tolist(), strict=True)
     told = {"features": {name: Feature(value=value, meaning=doc) for (name, doc), value in values}}
     if place is None:

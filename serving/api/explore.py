@@ -34,14 +34,15 @@ from serving.api.visit import Visit
 
 log = logging.getLogger(__name__)
 
+EXPLORED = 40  # slots of a slate beyond which nobody explores: few scroll on, and each page's draw takes its time
+REFRESH_SECONDS = 30.0
 VERSION = "1"  # of the constants below; with others it is another policy
 ARMS = 100  # a draw from 200 takes 0.3 ms (bench.bandits), one for each page that explores
 NEWEST = 1_000  # new items that are asked about, the newest first
 HALF_LIFE = 14 * 86_400.0  # seconds in which what is known of an arm loses half its weight
 RATE, TRIALS = 0.02, 100.0  # success rate of all arms before they have told, and how many trials that counts as
 SPREAD = 0.15  # standard deviation of a reward of 0 or 1 at such rates
-REFRESH_SECONDS = 30.0
-EXPLORED = 40  # slots of a slate beyond which nobody explores: few scroll on, and each page's draw takes its time
+FADES_EVERY = 3_600.0  # seconds: what is known is as of the full hour, so an edition lasts until more is known
 Rows = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Candidates = candidates.Pool
@@ -122,8 +123,9 @@ class Explorer:
                 self._store, arms.under_exposed(live.catalogue.ids[live.newest[:NEWEST]].tolist(), self._guarantee)
             )
             rows = _arms(live, owed)
-            known = await arms.run_async(self._store, arms.counts(live.catalogue.ids[rows].tolist(), time.time()))
-            learnt = await arms.run_async(self._store, arms.statistics(contexts.NAME, time.time()))
+            hour = time.time() // FADES_EVERY * FADES_EVERY
+            known = await arms.run_async(self._store, arms.counts(live.catalogue.ids[rows].tolist(), hour))
+            learnt = await arms.run_async(self._store, arms.statistics(contexts.NAME, hour))
         except Retryable as error:
             self._metrics.falls.labels("arms", "down").inc()
             log.warning("exploration goes on with what it knew: %s", error)
@@ -135,9 +137,9 @@ class Explorer:
         if live is not None:
             await self.follow(live)
 
-    def edition(self, live: LiveRelease) -> str:
-        """Of the arms that pages of a release explore with; "" while there are none."""
-        return self.pool.edition if self.pool and self.pool.live.release_id == live.release_id else ""
+    def arms(self, live: LiveRelease) -> Pool | None:
+        """What pages of a release explore with; None while there is nothing."""
+        return self.pool if self.pool and self.pool.live.release_id == live.release_id else None
 
     def mixed(self, order: Sequence[int], found: Candidates, visit: Visit, length: int) -> list[Slot]:
         """A slate: the order with arms in the exploration slots of its first pages.

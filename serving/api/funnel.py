@@ -34,7 +34,7 @@ from serving.api.sources.candidates import Pool
 from serving.api.surfaces import MODELS, SourceName, Surface
 from serving.api.trace import Trace
 from serving.api.trending import Trending
-from serving.api.visit import Record, Visit
+from serving.api.visit import Snapshot, Visit
 
 
 class Shown(NamedTuple):
@@ -105,13 +105,13 @@ class Funnel:
                 "changed": order.changed | dict(order.made.changed),
                 "explored": sum(1 for slot in slots if slot.policy),
             }
-            edition = self._explorer.edition(live)
-            dossier = dossiers.made(everyone, retrieval, found, pool, answer, order, slots, rung, edition, visit)
+            arms = self._explorer.arms(live)
+            dossier = dossiers.made(everyone, retrieval, found, pool, answer, order, slots, rung, arms, visit)
             return Slate(rung, _shown(slots, pool, live), degraded=bool(trace.falls), quality=share), dossier
 
-    def again(self, record: Record, surface: Surface, live: LiveRelease) -> Visit:
+    def again(self, asked: Snapshot, surface: Surface, live: LiveRelease) -> Visit:
         """A request of the past, for whoever explains or replays it."""
-        return record.visit(surface, live, self._calls, self._trending)
+        return asked.visit(surface, live, self._calls, self._trending)
 
     async def _visit(
         self, ask: Ask, surface: Surface, last_item: str, live: LiveRelease, trace: Trace

@@ -7,8 +7,6 @@ Three values a page in three commands of their own cost the event loop 0.5 ms.
 import asyncio
 from typing import NamedTuple
 
-import redis
-
 from feature_repo import online
 
 
@@ -51,14 +49,17 @@ class Outbox:
             self._task = None
 
     async def _sent(self, letters: list[Letter]) -> None:
-        async with self._store.pipeline(transaction=False) as pipe:
-            for letter in letters:
-                pipe.set(letter.key, letter.value, ex=letter.seconds)
-            try:
+        answers: list[object]
+        try:
+            async with self._store.pipeline(transaction=False) as pipe:
+                for letter in letters:
+                    pipe.set(letter.key, letter.value, ex=letter.seconds)
                 answers = await pipe.execute(raise_on_error=False)
-            except (redis.RedisError, OSError) as error:
-                answers = [error] * len(letters)
+        except Exception as error:  # noqa: BLE001 - whatever it was, nobody may wait for these values for ever
+            answers = [error] * len(letters)
         for letter, answer in zip(letters, answers, strict=True):
+            if letter.done.cancelled():
+                continue
             if isinstance(answer, Exception):
                 letter.done.set_exception(answer)
             else:

@@ -78,7 +78,8 @@ async def page(ask: Ask, last_item: str, parts: Parts, trace: Trace) -> dict[str
     else:
         trace.exposures = kept.exposures
         live = parts.watcher.holding(kept.release_id) or live
-        parts.dossiers.put(trace.request_id, explain.reference(kept.request_id))
+        if trace.request_id != kept.request_id:  # a caller may send one id with every page
+            parts.dossiers.put(trace.request_id, explain.reference(kept.request_id))
     if kept.release_id != live.release_id:
         trace.notes.append(f"this page comes from the earlier release {kept.release_id}")
     return _respond(ask, last_item, live, parts, trace, cursor, kept)

@@ -132,16 +132,16 @@ async def _made(dossier: Dossier, live: LiveRelease, parts: Parts) -> Made:
 
 def _surface(dossier: Dossier, parts: Parts) -> tuple[Surface, list[str]]:
     """The surface as it is now, with the variants that made the page, and what has changed in it since."""
-    name, known, record = dossier.facts.surface, parts.surfaces.value, dossier.facts.visit
+    name, known, asked = dossier.facts.surface, parts.surfaces.value, dossier.facts.visit
     if name not in known:
         raise Problem(410, "surface-gone", f"the surface {name!r} made that page, and is there no more")
     surface, because = known[name], []
-    for experiment, arm in record.variants.items():
+    for experiment, arm in asked.variants.items():
         try:
             surface = parts.experiments.value.changes[experiment].variants[arm].of(surface, known)
         except (KeyError, ValueError):
             because.append(f"the variant {arm} of the experiment {experiment} can serve no more")
-    then, now = (made.model_dump(mode="json", exclude=ASKED_BEFORE) for made in (Surface(**record.surface), surface))
+    then, now = (made.model_dump(mode="json", exclude=ASKED_BEFORE) for made in (Surface(**asked.surface), surface))
     changes = [f"{place} was {was} and is {will}" for place, was, will in _changes("", then, now)]
     if changes:
         because.append(f"the rules of the surface have changed since: {'; '.join(changes)}")
@@ -191,8 +191,8 @@ def _explored(
 ) -> tuple[list[Slot], Exploration]:
     """The slate, and how its exploration slots came about. Another edition of the arms would draw others by chance, so
     those of the record stay; without items that have left the catalogue."""
-    length = len(dossier.slate)
-    if visit.surface.explore is None or dossier.facts.edition == parts.explorer.edition(visit.live):
+    length, arms = len(dossier.slate), parts.explorer.arms(visit.live)
+    if visit.surface.explore is None or dossier.facts.edition == (arms.edition if arms else ""):
         slots = parts.explorer.mixed(order, pool, visit, length)
         return slots, "drawn again" if any(slot.policy for slot in slots) else "none"
     rows = visit.live.catalogue.rows(dossier.ids(dossier.slate, visit.live)).tolist()
@@ -214,4 +214,4 @@ def _differences(dossier: Dossier, made: Made, live: LiveRelease) -> list[Differ
 
 def _place(item_id: str, scores: dict[str, float], explores: bool) -> Place:
     score = None if explores else scores.get(item_id)
-    return Place(item_id=item_id, score=None if score is None else round(score, 6))
+    return Place(item_id=item_id, score=None if score is None else float(f"{score:.6g}"))

@@ -55,5 +55,5 @@ class Shelf:
 
     def _written(self, key: str, done: asyncio.Future[None]) -> None:
         self._writing.pop(key, None)  # two requests may have come with one id
-        if error := done.exception():
+        if not done.cancelled() and (error := done.exception()):
             log.warning("a value of %s could not be kept: %s", self._prefix, error)

@@ -82,9 +82,14 @@ class Visit:
             visitor=visitor,
         )
 
-    def record(self) -> "Record":
-        """What the same request can be made of again."""
-        return Record(
+    def snapshot(self, arms: Sequence[str] | NDArray[np.object_]) -> "Snapshot":
+        """What the same request can be made of again.
+
+        Args:
+            arms: items that it might have explored with. Of what the shopper watched, only these are asked about again,
+                and somebody may have watched thousands.
+        """
+        return Snapshot(
             self.trace.request_id,
             self.at,
             self.ask.model_dump(exclude_defaults=True, exclude={"cursor"}),
@@ -94,7 +99,7 @@ class Visit:
             self.shopper.stated,
             [deed.encode() for deed in self.recent],
             len(self.shopper.recent),
-            tuple(self.shopper.watched),
+            sorted(self.shopper.watched.intersection(arms)),
         )
 
     @property
@@ -128,14 +133,15 @@ class Visit:
 
 
 @dataclass(frozen=True)
-class Record:
+class Snapshot:
     """A visit in values that JSON holds, without its candidates and without the ways to other parts.
 
     Attributes:
         request_id, at, ask: of the visit; parameters that were left out are left out here.
         surface: as it was then, variants included.
         variants: by experiment, those that made the page.
-        profile, stated, watched: of the shopper.
+        profile, stated: of the shopper.
+        watched: of what the shopper watched, what might have been explored with.
         recent: events of this moment; the first `arrived` of them are the shopper's, the others the request's own.
     """
 
@@ -149,6 +155,13 @@ class Record:
     recent: Sequence[str]
     arrived: int
     watched: Sequence[str]
+
+    @staticmethod
+    def read(raw: Mapping[str, Any]) -> "Snapshot":
+        """From JSON. Raises TypeError or ValueError for what another version wrote."""
+        found = Snapshot(**raw)
+        Ask(**found.ask), Surface(**found.surface)
+        return found
 
     def visit(self, surface: Surface, live: LiveRelease, calls: Calls, trending: Trending) -> Visit:
         """The request once more, on a surface as it is now or was then."""

@@ -5,7 +5,7 @@ part of the platform that it needs did not serve in time. It is then left out an
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from itertools import chain
 from typing import Any
 
@@ -14,7 +14,7 @@ from serving.api.sources.candidates import Candidates
 from serving.api.surfaces import SourceName
 from serving.api.visit import Visit
 
-Source = Callable[[Visit, int], Coroutine[Any, Any, Sequence[Candidates] | None]]
+Source = Callable[[Visit, int], Coroutine[Any, Any, Iterable[Candidates] | None]]
 
 SOURCES: Mapping[SourceName, Source] = {
     SourceName.PERSONAL: personal.propose,
@@ -45,7 +45,7 @@ async def gather(wanted: Mapping[SourceName, int], visit: Visit) -> list[Candida
     return list(chain.from_iterable(_within(quota, answer or ()) for quota, answer in given))
 
 
-def _within(quota: int, lists: Sequence[Candidates]) -> list[Candidates]:
+def _within(quota: int, lists: Iterable[Candidates]) -> list[Candidates]:
     """The lists of one source, cut where the quota ends."""
     kept = []
     for found in lists:

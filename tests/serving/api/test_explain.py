@@ -1,6 +1,7 @@
 """Why an item is on a page, and the first thing that kept another away."""
 
 import zlib
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,10 +12,28 @@ from hypothesis import strategies as st
 
 from feature_repo import transforms
 from recsys.inference import HEADS, RankingResponse
+from recsys.settings import Settings
+from serving.api import followed
 from serving.api.dossiers import Dossier, Facts
-from serving.api.visit import Record
+from serving.api.visit import Snapshot
 
 pytestmark = pytest.mark.services
+
+
+@pytest.fixture(autouse=True)
+def _read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(followed, "RECHECK_SECONDS", 0.0)
+
+
+@pytest.fixture
+async def short(online_settings: Settings, shop: Any, request: pytest.FixtureRequest) -> AsyncIterator[Any]:
+    """The world, with a slate of so many places."""
+    patient = shop.patient(online_settings)
+    settings = patient.model_copy(update={"api": patient.api.model_copy(update={"slate": request.param})})
+    shop.publish(settings)
+    shop.fill(settings.redis_url)
+    async with shop.running(settings) as made:
+        yield made
 
 
 async def why(world: Any, page: dict[str, Any], item_id: str) -> dict[str, Any]:
@@ -56,26 +75,25 @@ async def test_a_filtered_item_names_the_filter(world: Any, item_id: str, rule: 
 async def test_an_item_that_no_source_proposed_has_the_rank_that_retrieval_gave_it(world: Any) -> None:
     config = "home: {about: shopper, phase: 2, sources: {personal: 5}}"
     (world.settings_file()).write_text(config)
-    world.app.state.parts.surfaces._checked = 0.0
     page = await world.page(user_id="ann", count=5)
     found = await why(world, page, "i0")
     assert (found["verdict"], found["because"]) == ("not_retrieved", "no source proposed it")
     assert found["retrieval"]["rank"] == 60
 
 
-async def test_an_item_that_was_not_good_enough_says_by_how_much(world: Any) -> None:
-    world.app.state.parts.funnel._settings = _with_slate(world.settings, 20)
-    page = await world.page(user_id="ann", count=20)
-    found = await why(world, page, "i57")
+@pytest.mark.parametrize("short", [20], indirect=True)
+async def test_an_item_that_was_not_good_enough_says_by_how_much(short: Any) -> None:
+    page = await short.page(user_id="ann", count=20)
+    found = await why(short, page, "i57")
     assert found["verdict"] == "outranked"
     assert found["because"].endswith("the slate has 20 places")
     assert found["missed_by"] > 0
 
 
-async def test_an_item_that_a_rule_held_back_names_the_rule(world: Any) -> None:
-    world.app.state.parts.funnel._settings = _with_slate(world.settings, 5)
-    page = await world.page(user_id="ann", count=5)  # i0 and i4 are the two Toys that a page of five may have
-    found = await why(world, page, "i8")
+@pytest.mark.parametrize("short", [5], indirect=True)
+async def test_an_item_that_a_rule_held_back_names_the_rule(short: Any) -> None:
+    page = await short.page(user_id="ann", count=5)  # i0 and i4 are the two Toys that a page of five may have
+    found = await why(short, page, "i8")
     assert (found["verdict"], found["rule"]) == ("held_back", "category_share")
     assert found["because"] == "the rule category_share let others pass it"
 
@@ -184,15 +202,11 @@ async def test_a_release_that_serves_no_more_explains_nothing(world: Any, shop: 
     assert (answer.status_code, answer.json()["type"]) == (410, "urn:recsys:problem:release-gone")
 
 
-def _with_slate(settings: Any, slate: int) -> Any:
-    return settings.model_copy(update={"api": settings.api.model_copy(update={"slate": slate})})
-
-
 @given(st.integers(0, 5), st.integers(0, 4))
 def test_a_dossier_is_read_as_it_was_kept(n: int, dim: int) -> None:
     rng = np.random.default_rng(n)
-    asked = {"user_id": "ann"}
-    visit = Record("q", 7.5, asked, {"about": "shopper"}, {}, {"items": ["i1"]}, ["Toys"], ["7\tview\ti2"], 1, ["i1"])
+    asked, surface = {"user_id": "ann"}, {"about": "shopper", "phase": 1, "sources": {"popular": 10}}
+    visit = Snapshot("q", 7.5, asked, surface, {}, {"items": ["i1"]}, ["Toys"], ["7\tview\ti2"], 1, ["i1"])
     facts = Facts(
         "r1", "home", "ranked", "ann", ["personal"], ["seen"], 5, {"3": {"name": "thompson"}}, {"new": 7}, "e1",
         '{"é": 1}', visit,

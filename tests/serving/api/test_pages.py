@@ -53,6 +53,15 @@ async def test_the_same_cursor_gives_the_same_page_again(world: Any) -> None:
     assert pages_[0]["items"] == pages_[1]["items"]
 
 
+async def test_one_request_id_may_come_with_every_page(world: Any) -> None:
+    asked = {"user_id": "ann", "count": 10, "headers": {"X-Request-ID": "the-same-id"}}
+    first = await world.page(**asked)
+    second = await world.page(**asked, cursor=first["cursor"])
+    for page in (first, second):
+        answer = await world.http.get(f"/api/v1/explain/the-same-id?item_id={page['items'][0]['item_id']}")
+        assert (answer.status_code, answer.json()["verdict"]) == (200, "shown")
+
+
 async def test_zero_is_the_first_page(world: Any) -> None:
     assert (await world.page(user_id="ann", cursor="0"))["items"] == (await world.page(user_id="ann"))["items"]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from recsys.inference import HEADS, RankingResponse
-from serving.api import explore
+from serving.api import explore, followed
 from serving.api.explore import Slot
 from serving.api.sources.candidates import Pool
 
@@ -30,6 +30,11 @@ home:
 """
 
 
+@pytest.fixture(autouse=True)
+def _read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(followed, "RECHECK_SECONDS", 0.0)
+
+
 @pytest.fixture
 async def shown(world: Any) -> dict[str, Any]:
     """The first page of ann, who has just viewed i20, with exploration and every rule."""
@@ -39,7 +44,6 @@ async def shown(world: Any) -> dict[str, Any]:
 
 def configure(world: Any, fresh: float = 1.2, max_share: float = 0.5, policy: str = "thompson") -> None:
     world.settings_file().write_text(HOME % (fresh, max_share, policy))
-    world.app.state.parts.surfaces._checked = 0.0
 
 
 async def replayed(world: Any, request_id: str) -> dict[str, Any]:
@@ -114,7 +118,6 @@ async def test_a_surface_that_asks_other_sources_now_replays_what_these_said_the
     world: Any, shown: dict[str, Any]
 ) -> None:
     world.settings_file().write_text(HOME.replace("popular: 10", "feed: 3") % (1.2, 0.5, "thompson"))
-    world.app.state.parts.surfaces._checked = 0.0
     assert (await replayed(world, shown["request_id"]))["same"]
 
 
@@ -156,6 +159,24 @@ def test_slots_of_before_keep_their_places_and_show_no_item_twice() -> None:
         assert [bool(slot.policy) for slot in slate] == [row in (12, 99) for row in expected]
 
 
+async def test_what_is_known_of_the_arms_is_an_edition_until_more_is_known(world: Any, shown: dict[str, Any]) -> None:
+    parts = world.app.state.parts
+    arm = next(item["item_id"] for item in shown["items"] if item["source"] == "explore")
+    body = {"session_id": "s", "request_id": shown["request_id"], "item_id": arm, "event": "impression"}
+
+    async def seen(name: str) -> str:
+        event = body | {"event_id": name, "event_time": "2024-03-01T00:00:00Z"}
+        assert (await world.http.post("/api/v1/events", json={"events": [event]})).status_code == 202
+        await parts.explorer.flush()
+        await parts.explorer.follow(parts.watcher.current)
+        return parts.explorer.pool.edition
+
+    first = await seen("e1")
+    await parts.explorer.follow(parts.watcher.current)
+    assert parts.explorer.pool.edition == first, "a while later, with the same counts"
+    assert await seen("e2") != first
+
+
 async def test_exploration_slots_stay_where_the_arms_are_known_otherwise(world: Any, shown: dict[str, Any]) -> None:
     explorer = world.app.state.parts.explorer
     explorer.pool = replace(explorer.pool, edition="another", rows=explorer.pool.rows[::-1])
@@ -193,12 +214,10 @@ def _equal(count: int) -> RankingResponse:
 async def test_a_variant_is_replayed_as_its_surface_is_now(world: Any) -> None:
     experiments = world.settings_file().with_name("experiments.yaml")
     experiments.write_text(TRIAL)
-    world.app.state.parts.experiments._checked = 0.0
     page = await world.page(user_id="ann", count=10)
     assert page["variants"]
     assert (await replayed(world, page["request_id"]))["same"]
     experiments.write_text("")
-    world.app.state.parts.experiments._checked = 0.0
     answer = world.ranking.answer
     world.ranking.answer = lambda asked: replace(answer(asked), scores=answer(asked).scores / 2)
     found = await replayed(world, page["request_id"])
@@ -219,10 +238,8 @@ async def test_without_the_ranker_nothing_is_replayed_and_no_shopper_notices(wor
 
 async def test_a_surface_and_a_release_that_are_gone_are_410(world: Any, shop: Any, shown: dict[str, Any]) -> None:
     world.settings_file().write_text("gone: {about: shopper, phase: 1, sources: {popular: 10}}")
-    world.app.state.parts.surfaces._checked = 0.0
     page = await world.page(surface="gone", count=5)
     world.settings_file().write_text("")
-    world.app.state.parts.surfaces._checked = 0.0
     answer = await world.http.get(f"/api/v1/replay/{page['request_id']}")
     assert (answer.status_code, answer.json()["type"]) == (410, "urn:recsys:problem:surface-gone")
     shop.publish(world.settings, "r2")

@@ -205,6 +205,16 @@ async def test_a_cursor_of_one_user_is_no_way_to_another(world: Any) -> None:
 
 
 @pytest.mark.services
+@pytest.mark.parametrize(("whose", "status"), [({"user_id": "ann"}, 200), ({"user_id": "bob"}, 403), ({}, 403)])
+async def test_a_token_has_the_pages_of_its_own_user_explained(world: Any, whose: dict[str, str], status: int) -> None:
+    page = await world.page(count=5, session_id="visit", **whose)
+    item_id = page["items"][0]["item_id"]
+    for path in (f"explain/{page['request_id']}?item_id={item_id}", f"replay/{page['request_id']}"):
+        answer = await world.http.get(f"/api/v1/{path}", headers=bearer())
+        assert answer.status_code == status, (path, answer.text)
+
+
+@pytest.mark.services
 async def test_a_token_writes_events_of_its_own_user(world: Any) -> None:
     async def post(body: Any) -> Any:
         return await world.http.post("/api/v1/events", json=body, headers=bearer())
