@@ -1,5 +1,6 @@
 """`python -m serving.api`: the API on the loopback interface, one worker."""
 
+import gc
 import logging
 import sys
 
@@ -22,6 +23,9 @@ def main() -> int:
     except RecsysError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
+    # A full collection would walk through all that was imported while requests wait, a tenth of a second and more.
+    gc.collect()
+    gc.freeze()
     # No access log: it would hold user ids, and the metrics say the rest. No websockets: uvicorn logs the whole address
     # of each handshake, and there is nothing here to shake hands with.
     uvicorn.run(
