@@ -13,7 +13,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 import grpc
 import grpc.aio
@@ -39,6 +39,7 @@ OPTIONS = [
 
 Tensors = Mapping[str, NDArray[Any]]
 NOTHING = np.empty(0, np.float32)
+Response = TypeVar("Response", "RetrievalResponse", "RankingResponse")
 
 
 class Unavailable(Retryable):
@@ -54,7 +55,7 @@ class WrongRelease(Retryable):
 
 
 class Refused(Permanent):
-    """The predictor says that the request itself is wrong."""
+    """The predictor says that the request itself is wrong, or answers in another version of the wire."""
 
 
 class Deed(NamedTuple):
@@ -190,8 +191,10 @@ class RetrievalResponse:
 
     @staticmethod
     def from_tensors(tensors: Tensors, release: str, timings: Mapping[str, float]) -> "RetrievalResponse":
-        arrays = {name: tensors[name] for name in ("item_ids", "scores", "query")}
-        arrays |= {name: tensors[name][tensors["because"]] for name in ("evidence", "evidence_events")}
+        """Raises KeyError, ValueError, TypeError or IndexError for tensors of another version of the wire."""
+        arrays = {name: _tensor(tensors, name) for name in ("item_ids", "scores", "query")}
+        because = _tensor(tensors, "because")
+        arrays |= {name: _tensor(tensors, name)[because] for name in ("evidence", "evidence_events")}
         profile, visitor = Profile.from_json(_single(tensors, "profile")), str(_single(tensors, "visitor"))
         return RetrievalResponse(**arrays, profile=profile, visitor=visitor, release=release, timings=timings)
 
@@ -282,7 +285,8 @@ class RankingResponse:
 
     @staticmethod
     def from_tensors(tensors: Tensors, release: str, timings: Mapping[str, float]) -> "RankingResponse":
-        arrays = {name: tensors[name] for name in ("scores", *HEADS)}
+        """Raises KeyError for tensors of another version of the wire."""
+        arrays = {name: _tensor(tensors, name) for name in ("scores", *HEADS)}
         features = tensors.get("features", NOTHING)
         return RankingResponse(**arrays, release=release, timings=timings, features=features)
 
@@ -307,12 +311,17 @@ def _read_moment(tensors: Tensors) -> dict[str, Any]:
     return {"recent": tuple(map(Deed.decode, recent)), "preferences": tuple(preferences)}
 
 
-def _single(tensors: Tensors, name: str) -> Any:
+def _tensor(tensors: Tensors, name: str) -> NDArray[Any]:
     if name not in tensors:
         raise KeyError(f"tensor {name!r} is missing; got {sorted(tensors)}")
-    if tensors[name].size != 1:
-        raise ValueError(f"tensor {name!r} must hold one value, got shape {tensors[name].shape}")
-    return tensors[name].ravel()[0]
+    return tensors[name]
+
+
+def _single(tensors: Tensors, name: str) -> Any:
+    tensor = _tensor(tensors, name)
+    if tensor.size != 1:
+        raise ValueError(f"tensor {name!r} must hold one value, got shape {tensor.shape}")
+    return tensor.ravel()[0]
 
 
 def _load_messages() -> Any:
@@ -387,6 +396,15 @@ def read_response(message: Any) -> tuple[dict[str, NDArray[Any]], str, dict[str,
     return tensors, message.parameters["release"].string_param, timings
 
 
+def answered(message: Any, address: str, kind: type[Response]) -> Response:
+    """The answer in a `ModelInferResponse`. Raises Refused where it is not one of this version of the wire."""
+    try:
+        return kind.from_tensors(*read_response(message))
+    except (KeyError, ValueError, TypeError, IndexError) as error:
+        remedy = "start it again with this code, or deploy again"
+        raise Refused(f"{address} answers in another version of the wire: {error}; {remedy}") from error
+
+
 def translated(error: grpc.RpcError, address: str, deadline: float) -> RecsysError:
     """The platform's own error for a failed call."""
     code, details = error.code(), error.details()
@@ -428,13 +446,13 @@ class Client:
         self, address: str, request: RetrievalRequest, *, release: str = "", deadline: float
     ) -> RetrievalResponse:
         answer = await self._call(address, "ModelInfer", request_message(request, release), deadline, release)
-        return RetrievalResponse.from_tensors(*read_response(answer))
+        return answered(answer, address, RetrievalResponse)
 
     async def rank(
         self, address: str, request: RankingRequest, *, release: str = "", deadline: float
     ) -> RankingResponse:
         answer = await self._call(address, "ModelInfer", request_message(request, release), deadline, release)
-        return RankingResponse.from_tensors(*read_response(answer))
+        return answered(answer, address, RankingResponse)
 
     async def ready(self, address: str, role: Role, *, deadline: float = 1.0) -> bool:
         """Whether the predictor is up and warm; False, never an error, where it is not."""
@@ -477,11 +495,11 @@ class BlockingClient:
 
     def retrieve(self, request: RetrievalRequest, *, release: str = "", deadline: float = 5.0) -> RetrievalResponse:
         answer = self._call("ModelInfer", request_message(request, release), deadline, release)
-        return RetrievalResponse.from_tensors(*read_response(answer))
+        return answered(answer, self.address, RetrievalResponse)
 
     def rank(self, request: RankingRequest, *, release: str = "", deadline: float = 5.0) -> RankingResponse:
         answer = self._call("ModelInfer", request_message(request, release), deadline, release)
-        return RankingResponse.from_tensors(*read_response(answer))
+        return answered(answer, self.address, RankingResponse)
 
     def ready(self, role: Role, *, deadline: float = 1.0) -> bool:
         """Whether the predictor is up and warm; False, never an error, where it is not."""
