@@ -175,15 +175,16 @@ class RetrievalResponse:
     timings: Mapping[str, float] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, NDArray[Any]]:
-        """Many candidates have few causes between them: these travel once, and `because` [k] counts them off."""
+        """Many candidates have few causes between them: these travel once as `causes` and `cause_events`, [m] each, and
+        `because` [k] says which of them is each candidate's."""
         pairs = list(zip(self.evidence, self.evidence_events, strict=True))
         places = {pair: place for place, pair in enumerate(dict.fromkeys(pairs))}
         return {
             "item_ids": self.item_ids,
             "scores": self.scores,
             "because": np.fromiter(map(places.__getitem__, pairs), np.int32, len(pairs)),
-            "evidence": strings([item for item, _ in places]),
-            "evidence_events": strings([event for _, event in places]),
+            "causes": strings([item for item, _ in places]),
+            "cause_events": strings([event for _, event in places]),
             "query": self.query,
             "profile": strings([self.profile.to_json()]),
             "visitor": strings([self.visitor]),
@@ -194,9 +195,17 @@ class RetrievalResponse:
         """Raises KeyError, ValueError, TypeError or IndexError for tensors of another version of the wire."""
         arrays = {name: _tensor(tensors, name) for name in ("item_ids", "scores", "query")}
         because = _tensor(tensors, "because")
-        arrays |= {name: _tensor(tensors, name)[because] for name in ("evidence", "evidence_events")}
+        causes, events = (_tensor(tensors, name)[because] for name in ("causes", "cause_events"))
         profile, visitor = Profile.from_json(_single(tensors, "profile")), str(_single(tensors, "visitor"))
-        return RetrievalResponse(**arrays, profile=profile, visitor=visitor, release=release, timings=timings)
+        return RetrievalResponse(
+            **arrays,
+            evidence=causes,
+            evidence_events=events,
+            profile=profile,
+            visitor=visitor,
+            release=release,
+            timings=timings,
+        )
 
 
 @dataclass(frozen=True, eq=False)

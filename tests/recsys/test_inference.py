@@ -65,7 +65,7 @@ def test_responses_arrive_as_they_were() -> None:
     found = RetrievalResponse.from_tensors(*inference.read_response(arrived))
     assert found.item_ids.tolist() == ["é", "i2", "i3", "i4"]
     assert found.evidence.tolist() == found.evidence_events.tolist() == ["", "i2", "", "i2"]
-    assert sent.tensors()["evidence"].tolist() == ["", "i2"], "each cause travels once"
+    assert sent.tensors()["causes"].tolist() == ["", "i2"], "each cause travels once"
     np.testing.assert_array_equal(found.query, query)
     assert (found.profile, found.visitor) == (profile, "{é}")
     assert (found.release, found.timings) == ("r1", {"tower": 1.5})
@@ -104,6 +104,7 @@ SCORES = RankingResponse(SCORE, SCORE, SCORE, SCORE, SCORE)
     [
         (CANDIDATES, "because", None, "tensor 'because' is missing"),
         (CANDIDATES, "because", np.array([9], np.int32), "index 9 is out of bounds"),
+        (CANDIDATES, "causes", None, "tensor 'causes' is missing"),
         (CANDIDATES, "visitor", None, "tensor 'visitor' is missing"),
         (CANDIDATES, "profile", inference.strings(["ann"]), "Expecting value"),
         (CANDIDATES, "profile", inference.strings(['{"recent": [], "name": "ann"}']), "'name'"),
