@@ -30,6 +30,7 @@ from recsys.inference import Profile, RankingRequest, RankingResponse, Retrieval
 from recsys.settings import ROLES, Colour, Role, Settings
 
 NEWEST = 2  # tensors that every version of retrieval has answered with: the items and their scores
+NOBODY = "nobody"
 KNOWN_USERS = ("u1", "u2", "u3")
 _STARTED: list[subprocess.Popen[bytes]] = []  # a Popen that is collected before its process ends warns
 
@@ -157,11 +158,13 @@ class Stub:
             nothing,
             np.ones(1, np.float32),
             profile,
-            visitor=ask.user_id or "nobody",
+            visitor=ask.user_id or NOBODY,
             release=release,
         )
 
     def rank(self, ask: RankingRequest) -> RankingResponse:
+        if ask.visitor != (ask.user_id or NOBODY):
+            raise RuntimeError("who asks was not handed on from retrieval, as the API does")
         scores = np.asarray(ask.retrieval_scores, np.float32)
         return RankingResponse(scores, scores, scores, scores, scores, self.release)
 
