@@ -213,11 +213,13 @@ class RankingRequest:
     """Ask for the scores of candidates, all in one forward pass.
 
     Attributes:
-        user_id, session_id, region, recent, preferences: as in RetrievalRequest.
+        user_id, session_id, region: as in RetrievalRequest.
         surface: where the items will be shown.
         item_ids: [n] str.
         retrieval_scores: [n] float32, as retrieval gave them; 0 or NaN for an item from another source. Their order
             gives the retrieval rank, so the items themselves may come in any order.
+        recent, preferences: as in RetrievalRequest, where there is no `visitor`; beside one they say nothing, for what
+            a shopper did and stated this moment goes to retrieval, whose answer carries it on.
         blend: weights of HEADS in the final score, at least 0 and not all 0; empty: the weights of the release.
         visitor: who asks as retrieval knew them, from its response; "": the predictor reads them itself. With it both
             see the same history at the same second, the feature store is read once, and the past can be asked again.

@@ -18,7 +18,7 @@ SECONDS = Histogram(
     # The budgets are 20 ms for features, 30 for retrieval and 50 for ranking.
     buckets=(0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 1.0),
 )
-DEGRADED = Counter("recsys_predictor_degraded", "Requests answered without the feature store", ["role"])
+DEGRADED = Counter("recsys_predictor_degraded", "Requests answered without some or all features of the store", ["role"])
 RELEASE = Gauge("recsys_predictor_release", "1 for the release that this process holds", ["role", "release"])
 FAILED = Counter("recsys_predictor_background_errors", "Work beside the requests that failed", ["work", "kind"])
 ITEMS_READ = Gauge("recsys_predictor_items_read_seconds", "Epoch seconds of the last reading of item features")
