@@ -44,13 +44,13 @@ class Watch:
 
 @contextmanager
 def beside(work: str) -> Iterator[None]:
-    """Around what a thread does beside the requests, again and again: a failure is logged and counted, and what it made
-    before stays."""
+    """Around what a thread does beside the requests, again and again: a failure is logged and counted, and ends here.
+
+    So the thread lives to its next turn. What the block has done before it failed is not undone. A dependency that is
+    away needs no stack.
+    """
     try:
         yield
-    except Retryable as error:  # a dependency is away, which needs no stack
-        log.warning("%s stay as they were: %s", work, error)
-        FAILED.labels(work, type(error).__name__).inc()
     except Exception as error:  # the edge of a thread: it must not end while the process serves
-        log.exception("%s stay as they were", work)
+        log.warning("%s could not be brought up to date: %s", work, error, exc_info=not isinstance(error, Retryable))
         FAILED.labels(work, type(error).__name__).inc()
