@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from bench import figures
-from pipelines import datasets, ranking_metrics, split, stage
+from pipelines import datasets, ranking_metrics, split, stage, train_ranker
 from recsys import settings as configuration
 from recsys.errors import UsageError
 from recsys.settings import Settings
@@ -49,7 +49,7 @@ def main() -> None:
     settings = configuration.load()
     run = datasets.RunId(options.run or newest(settings))
     from models import artifact, ranker
-    from pipelines import ranker_training, ranking_examples, train_ranker
+    from pipelines import ranking_examples
 
     trained = stage.result_of(settings, run, "train_ranker")
     root = Path(settings.storage.root).resolve()
@@ -64,9 +64,7 @@ def main() -> None:
     shown = [show(part, logit, rng) for part, logit in zip(parts, liking, strict=True)]
     reached: dict[str, Floats] = {}
     for way in WAYS:
-        chosen = params.model_copy(update={"debias": way, "listwise": 0.0})
-        model, _ = ranker_training.fit(*shown[0].tail(), chosen, settings.seed, 0.0)
-        reached[way] = agreement(ranker_training.outputs_of(model, shown[1])[:, 0], liking[1], shown[1].request)
+        reached[way] = reach(shown[0], shown[1], liking[1], params.model_copy(update={"debias": way}), settings.seed)
         ahead, error = ranking_metrics.mean_and_error(reached[way] - reached["none"])
         tau = float(reached[way].mean())
         figures.report(
@@ -93,7 +91,7 @@ def newest(settings: Settings) -> str:
     return found[-1].parent.name
 
 
-def requests(settings: Settings, params: Any) -> list[pd.DataFrame]:
+def requests(settings: Settings, params: train_ranker.Params) -> list[pd.DataFrame]:
     """Who asked, for the training and for the test examples: the same draw as the stage's."""
     from pipelines import ranker_training, ranking_requests
 
@@ -130,6 +128,14 @@ def show(examples: "Examples", liking: Floats, rng: np.random.Generator) -> "Exa
     labels = np.zeros_like(known.labels)
     labels[:, 0] = clicked
     return replace(known, position=place, labels=labels, amount=np.zeros_like(known.amount))
+
+
+def reach(train: "Examples", test: "Examples", liking: Floats, params: train_ranker.Params, seed: int) -> Floats:
+    """[lists] agreement with the truth of a click head that is trained on some lists, on the lists of others."""
+    from pipelines import ranker_training
+
+    model, _ = ranker_training.fit(*train.tail(), params.model_copy(update={"listwise": 0.0}), seed)
+    return agreement(ranker_training.outputs_of(model, test)[:, 0], liking, test.request)
 
 
 def agreement(score: Floats, liking: Floats, request: NDArray[np.int64]) -> Floats:

@@ -1,4 +1,7 @@
-"""Places in a list: what they add to a click, and how to keep that out of what an item is worth."""
+"""Places in a list: what they add to a click, and how to keep that out of what an item is worth.
+
+A module without TensorFlow, because the parameters of the stage `train_ranker` name `Debias`, and are read in a moment.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,7 +11,7 @@ from numpy.typing import NDArray
 
 POSITIONS = 64  # slots with a bias of their own; later ones share the last
 SELDOM = 0.1  # propensities below it count as this: few labels must not outweigh all others
-SMALLEST = 1e-6
+SMALLEST = 1e-6  # chances, spreads and sums are taken to be at least this, here and in the ranker
 Debias = Literal["tower", "propensity", "none"]
 
 

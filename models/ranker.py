@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 
 from feature_repo import events
 from models import calibration, forest
-from models.places import POSITIONS, Debias, Slots
+from models.places import POSITIONS, SMALLEST, Debias, Slots
 
 CHAIN = ("click", "cart", "purchase")
 HEADS = (*CHAIN, "revenue")
@@ -47,7 +47,6 @@ HEADS = (*CHAIN, "revenue")
 BLEND: Mapping[str, float] = {"click": 1.0, "cart": 3.0, "purchase": 4.0, "revenue": 0.0}
 STRINGS = ("category", "brand", "region", "surface")
 PASS_ROWS = 4096  # rows of one pass, which bound the memory of a whole evaluation
-SMALLEST = 1e-6
 LARGEST_LOG = 7.0  # of an expected amount, either way: a factor of 1,100
 USUAL = 0.99  # share of purchases whose amounts count as they are
 Tensors = Mapping[str, tf.Tensor]

@@ -39,12 +39,12 @@ from pipelines import (
     stage,
     streams,
     tracking,
+    train_ranker,
 )
 from pipelines.datasets import Lake
 from pipelines.past import Past
 from pipelines.ranking_examples import Examples
 from pipelines.ranking_requests import Judged
-from pipelines.train_ranker import Params
 from recsys.errors import BadData
 from recsys.settings import Settings
 
@@ -54,7 +54,7 @@ FEWEST_REQUESTS = 20
 STEPS = 100  # per epoch, where there are few requests
 
 
-def run(params: Params, settings: Settings) -> stage.Result:
+def run(params: train_ranker.Params, settings: Settings) -> stage.Result:
     retrieval = _towers(params, settings)
     neighbours = _neighbours(params, settings)
     train, test, facts = _examples(params, settings, retrieval, neighbours)
@@ -76,12 +76,12 @@ def run(params: Params, settings: Settings) -> stage.Result:
     return {"artifact": where, "examples": str((folder / "examples").relative_to(root)), "metrics": metrics, **facts}
 
 
-def _towers(params: Params, settings: Settings) -> artifact.Artifact:
+def _towers(params: train_ranker.Params, settings: Settings) -> artifact.Artifact:
     found = stage.result_of(settings, params.run, "train_retrieval")["artifact"]
     return artifact.load(Path(settings.storage.root).resolve() / found["path"], kind="retrieval")
 
 
-def _neighbours(params: Params, settings: Settings) -> Neighbours:
+def _neighbours(params: train_ranker.Params, settings: Settings) -> Neighbours:
     """Which items go with which, from what the towers may learn from."""
     started = time.monotonic()
     lake = datasets.lake(settings)
@@ -97,7 +97,7 @@ def _neighbours(params: Params, settings: Settings) -> Neighbours:
 
 
 def _examples(
-    params: Params, settings: Settings, retrieval: artifact.Artifact, neighbours: Neighbours
+    params: train_ranker.Params, settings: Settings, retrieval: artifact.Artifact, neighbours: Neighbours
 ) -> tuple[Examples, Examples, dict[str, Any]]:
     """Training and test examples, and facts about them."""
     lake = datasets.lake(settings)
@@ -142,7 +142,7 @@ def _currency(lake: Lake, day: date) -> str | None:
     return str(found[0]) if len(found) == 1 else None
 
 
-def sample(judged: Judged, border: float, params: Params, seed: int) -> tuple[Judged, Judged]:
+def sample(judged: Judged, border: float, params: train_ranker.Params, seed: int) -> tuple[Judged, Judged]:
     """Requests before and from a moment, each at most as many as asked for, drawn evenly over time.
 
     Raises:
@@ -166,7 +166,7 @@ def sample(judged: Judged, border: float, params: Params, seed: int) -> tuple[Ju
 
 
 def learn(
-    train: Examples, tail: Examples, params: Params, seed: int
+    train: Examples, tail: Examples, params: train_ranker.Params, seed: int
 ) -> tuple[ranker.Served, list[dict[str, float]], dict[str, float]]:
     """The network with trees beside it, calibrated; its curve, one point per epoch, and what was chosen on the way."""
     trees = ranking_forest.fit(train, tail, seed)
@@ -176,7 +176,9 @@ def learn(
     return served, history, {"trees": float(len(trees.leaf)), "share_of_trees": share}
 
 
-def fit(train: Examples, tail: Examples, params: Params, seed: int) -> tuple[ranker.Ranker, list[dict[str, float]]]:
+def fit(
+    train: Examples, tail: Examples, params: train_ranker.Params, seed: int
+) -> tuple[ranker.Ranker, list[dict[str, float]]]:
     """Train until the loss on the tail stops falling; returns the best model and the curve, one point per epoch."""
     keras.utils.set_random_seed(seed % 2**31)
     shape = ranker.Shape(listwise=params.listwise, debias=params.debias)
@@ -275,7 +277,7 @@ def calibration(model: ranker.Ranker, trees: Forest, tail: Examples) -> NDArray[
 
 def _write(
     served: ranker.Served,
-    params: Params,
+    params: train_ranker.Params,
     settings: Settings,
     retrieval: artifact.Artifact,
     neighbours: Neighbours,

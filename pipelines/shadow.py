@@ -122,8 +122,7 @@ class _Colour:
                 session_id=request.retrieval.session_id,
                 region=request.retrieval.region,
                 surface=request.surface,
-                recent=request.retrieval.recent,
-                preferences=request.retrieval.preferences,
+                visitor=found.visitor,
             )
             ranks = self._ranking.rank(ask, release=self._release_id, deadline=_DEADLINE)
         except RecsysError as error:

@@ -57,7 +57,7 @@ def test(backend: Backend, release: Release, catalogue: Catalogue, known: Sequen
             if name == "known user" and not found.profile.known:
                 raise SmokeFailure(f"user {ask.user_id!r} has a history in the lake, the predictor knows none")
             ranks = ranking.rank(
-                RankingRequest(found.item_ids, found.scores, user_id=ask.user_id),
+                RankingRequest(found.item_ids, found.scores, user_id=ask.user_id, visitor=found.visitor),
                 release=release.release_id,
                 deadline=_DEADLINE,
             )
@@ -85,7 +85,8 @@ def require_answers(backend: Backend, release: Release, deadline: float = _DEADL
     ):
         ask = RetrievalRequest(user_id=STRANGER, k=_K)
         found = retrieval.retrieve(ask, release=release.release_id, deadline=deadline)
-        ranking.rank(RankingRequest(found.item_ids, found.scores), release=release.release_id, deadline=deadline)
+        ranks = RankingRequest(found.item_ids, found.scores, user_id=STRANGER, visitor=found.visitor)
+        ranking.rank(ranks, release=release.release_id, deadline=deadline)
 
 
 def _check_candidates(name: str, found: RetrievalResponse, release: Release, catalogue: Catalogue) -> None:

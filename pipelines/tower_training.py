@@ -26,8 +26,7 @@ import tf_keras as keras
 from feature_repo import names, transforms
 from models import artifact, health, towers, two_tower, workers
 from models.vocabulary import FIRST
-from pipelines import corpus, datasets, examples, plots, split, stage, tracking
-from pipelines.train_retrieval import Params
+from pipelines import corpus, datasets, examples, plots, split, stage, tracking, train_retrieval
 from recsys.errors import BadData
 from recsys.settings import Settings
 
@@ -67,7 +66,7 @@ class Recipe:
     short_histories: float
 
 
-def settle(params: Params, counted: corpus.Census, cutoff: datetime, repeats: bool) -> Recipe:
+def settle(params: train_retrieval.Params, counted: corpus.Census, cutoff: datetime, repeats: bool) -> Recipe:
     """Hyperparameters from the size of the data, where the caller has not decided.
 
     Batch: a power of two near a ninth of the items, since each step embeds all items, whatever the batch. Epochs:
@@ -103,7 +102,7 @@ def settle(params: Params, counted: corpus.Census, cutoff: datetime, repeats: bo
     )
 
 
-def run(params: Params, settings: Settings) -> stage.Result | None:
+def run(params: train_retrieval.Params, settings: Settings) -> stage.Result | None:
     """Train, and write the artifact; a worker that is not the chief does the first alone."""
     strategy = workers.strategy()
     root, place = Path(settings.storage.root).resolve(), datasets.run_folder(settings, params.run)
@@ -126,7 +125,7 @@ def run(params: Params, settings: Settings) -> stage.Result | None:
     return {"artifact": reference, "metrics": trained.metrics, "recipe": vars(recipe), "cutoff": str(found.cutoff)}
 
 
-def _read(params: Params, settings: Settings) -> tuple[corpus.Source, corpus.Census, Recipe]:
+def _read(params: train_retrieval.Params, settings: Settings) -> tuple[corpus.Source, corpus.Census, Recipe]:
     lake = datasets.lake(settings)
     cutoff = split.holdout(lake, params.day).cutoff
     found = corpus.source(lake, params.day, cutoff)
@@ -149,7 +148,7 @@ class Trained:
 
 
 def train(
-    params: Params,
+    params: train_retrieval.Params,
     found: corpus.Source,
     counted: corpus.Census,
     recipe: Recipe,
@@ -211,7 +210,7 @@ def fit(
     place: Path,
     layout: examples.Layout,
     recipe: Recipe,
-    params: Params,
+    params: train_retrieval.Params,
     seed: int,
     report: Report,
 ) -> list[dict[str, float]]:
@@ -259,7 +258,7 @@ def fit(
 
 
 def _keep(
-    params: Params, settings: Settings, cutoff: datetime, trained: Trained, counted: corpus.Census
+    params: train_retrieval.Params, settings: Settings, cutoff: datetime, trained: Trained, counted: corpus.Census
 ) -> artifact.Artifact:
     folder = datasets.models_folder(settings)
     as_of = cutoff.isoformat()

@@ -13,7 +13,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 import grpc
 import grpc.aio
@@ -39,6 +39,7 @@ OPTIONS = [
 
 Tensors = Mapping[str, NDArray[Any]]
 NOTHING = np.empty(0, np.float32)
+Response = TypeVar("Response", "RetrievalResponse", "RankingResponse")
 
 
 class Unavailable(Retryable):
@@ -54,7 +55,7 @@ class WrongRelease(Retryable):
 
 
 class Refused(Permanent):
-    """The predictor says that the request itself is wrong."""
+    """The predictor says that the request itself is wrong, or answers in another version of the wire."""
 
 
 class Deed(NamedTuple):
@@ -174,15 +175,16 @@ class RetrievalResponse:
     timings: Mapping[str, float] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, NDArray[Any]]:
-        """Many candidates have few causes between them: these travel once, and `because` [k] counts them off."""
+        """Many candidates have few causes between them: these travel once as `causes` and `cause_events`, [m] each, and
+        `because` [k] says which of them is each candidate's."""
         pairs = list(zip(self.evidence, self.evidence_events, strict=True))
         places = {pair: place for place, pair in enumerate(dict.fromkeys(pairs))}
         return {
             "item_ids": self.item_ids,
             "scores": self.scores,
             "because": np.fromiter(map(places.__getitem__, pairs), np.int32, len(pairs)),
-            "evidence": strings([item for item, _ in places]),
-            "evidence_events": strings([event for _, event in places]),
+            "causes": strings([item for item, _ in places]),
+            "cause_events": strings([event for _, event in places]),
             "query": self.query,
             "profile": strings([self.profile.to_json()]),
             "visitor": strings([self.visitor]),
@@ -190,10 +192,20 @@ class RetrievalResponse:
 
     @staticmethod
     def from_tensors(tensors: Tensors, release: str, timings: Mapping[str, float]) -> "RetrievalResponse":
-        arrays = {name: tensors[name] for name in ("item_ids", "scores", "query")}
-        arrays |= {name: tensors[name][tensors["because"]] for name in ("evidence", "evidence_events")}
+        """Raises KeyError, ValueError, TypeError or IndexError for tensors of another version of the wire."""
+        arrays = {name: _tensor(tensors, name) for name in ("item_ids", "scores", "query")}
+        because = _tensor(tensors, "because")
+        causes, events = (_tensor(tensors, name)[because] for name in ("causes", "cause_events"))
         profile, visitor = Profile.from_json(_single(tensors, "profile")), str(_single(tensors, "visitor"))
-        return RetrievalResponse(**arrays, profile=profile, visitor=visitor, release=release, timings=timings)
+        return RetrievalResponse(
+            **arrays,
+            evidence=causes,
+            evidence_events=events,
+            profile=profile,
+            visitor=visitor,
+            release=release,
+            timings=timings,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,11 +213,13 @@ class RankingRequest:
     """Ask for the scores of candidates, all in one forward pass.
 
     Attributes:
-        user_id, session_id, region, recent, preferences: as in RetrievalRequest.
+        user_id, session_id, region: as in RetrievalRequest.
         surface: where the items will be shown.
         item_ids: [n] str.
         retrieval_scores: [n] float32, as retrieval gave them; 0 or NaN for an item from another source. Their order
             gives the retrieval rank, so the items themselves may come in any order.
+        recent, preferences: as in RetrievalRequest, where there is no `visitor`; beside one they say nothing, for what
+            a shopper did and stated this moment goes to retrieval, whose answer carries it on.
         blend: weights of HEADS in the final score, at least 0 and not all 0; empty: the weights of the release.
         visitor: who asks as retrieval knew them, from its response; "": the predictor reads them itself. With it both
             see the same history at the same second, the feature store is read once, and the past can be asked again.
@@ -282,7 +296,8 @@ class RankingResponse:
 
     @staticmethod
     def from_tensors(tensors: Tensors, release: str, timings: Mapping[str, float]) -> "RankingResponse":
-        arrays = {name: tensors[name] for name in ("scores", *HEADS)}
+        """Raises KeyError for tensors of another version of the wire."""
+        arrays = {name: _tensor(tensors, name) for name in ("scores", *HEADS)}
         features = tensors.get("features", NOTHING)
         return RankingResponse(**arrays, release=release, timings=timings, features=features)
 
@@ -307,12 +322,17 @@ def _read_moment(tensors: Tensors) -> dict[str, Any]:
     return {"recent": tuple(map(Deed.decode, recent)), "preferences": tuple(preferences)}
 
 
-def _single(tensors: Tensors, name: str) -> Any:
+def _tensor(tensors: Tensors, name: str) -> NDArray[Any]:
     if name not in tensors:
         raise KeyError(f"tensor {name!r} is missing; got {sorted(tensors)}")
-    if tensors[name].size != 1:
-        raise ValueError(f"tensor {name!r} must hold one value, got shape {tensors[name].shape}")
-    return tensors[name].ravel()[0]
+    return tensors[name]
+
+
+def _single(tensors: Tensors, name: str) -> Any:
+    tensor = _tensor(tensors, name)
+    if tensor.size != 1:
+        raise ValueError(f"tensor {name!r} must hold one value, got shape {tensor.shape}")
+    return tensor.ravel()[0]
 
 
 def _load_messages() -> Any:
@@ -387,6 +407,15 @@ def read_response(message: Any) -> tuple[dict[str, NDArray[Any]], str, dict[str,
     return tensors, message.parameters["release"].string_param, timings
 
 
+def answered(message: Any, address: str, kind: type[Response]) -> Response:
+    """The answer in a `ModelInferResponse`. Raises Refused where it is not one of this version of the wire."""
+    try:
+        return kind.from_tensors(*read_response(message))
+    except (KeyError, ValueError, TypeError, IndexError) as error:
+        remedy = "start it again with this code, or deploy again"
+        raise Refused(f"{address} answers in another version of the wire: {error}; {remedy}") from error
+
+
 def translated(error: grpc.RpcError, address: str, deadline: float) -> RecsysError:
     """The platform's own error for a failed call."""
     code, details = error.code(), error.details()
@@ -428,13 +457,13 @@ class Client:
         self, address: str, request: RetrievalRequest, *, release: str = "", deadline: float
     ) -> RetrievalResponse:
         answer = await self._call(address, "ModelInfer", request_message(request, release), deadline, release)
-        return RetrievalResponse.from_tensors(*read_response(answer))
+        return answered(answer, address, RetrievalResponse)
 
     async def rank(
         self, address: str, request: RankingRequest, *, release: str = "", deadline: float
     ) -> RankingResponse:
         answer = await self._call(address, "ModelInfer", request_message(request, release), deadline, release)
-        return RankingResponse.from_tensors(*read_response(answer))
+        return answered(answer, address, RankingResponse)
 
     async def ready(self, address: str, role: Role, *, deadline: float = 1.0) -> bool:
         """Whether the predictor is up and warm; False, never an error, where it is not."""
@@ -477,11 +506,11 @@ class BlockingClient:
 
     def retrieve(self, request: RetrievalRequest, *, release: str = "", deadline: float = 5.0) -> RetrievalResponse:
         answer = self._call("ModelInfer", request_message(request, release), deadline, release)
-        return RetrievalResponse.from_tensors(*read_response(answer))
+        return answered(answer, self.address, RetrievalResponse)
 
     def rank(self, request: RankingRequest, *, release: str = "", deadline: float = 5.0) -> RankingResponse:
         answer = self._call("ModelInfer", request_message(request, release), deadline, release)
-        return RankingResponse.from_tensors(*read_response(answer))
+        return answered(answer, self.address, RankingResponse)
 
     def ready(self, role: Role, *, deadline: float = 1.0) -> bool:
         """Whether the predictor is up and warm; False, never an error, where it is not."""

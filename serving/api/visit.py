@@ -62,7 +62,7 @@ class Visit:
     def ranking(
         self, item_ids: Sequence[str] | NDArray[np.object_], scores: NDArray[np.float32], visitor: str
     ) -> RankingRequest:
-        """The request for the scores of candidates.
+        """The request for the scores of candidates; of this moment it says only what `visitor` does not.
 
         Args:
             item_ids: [n] candidates.
@@ -76,8 +76,8 @@ class Visit:
             session_id=self.ask.session_id,
             region=self.region,
             surface=self.ask.surface,
-            recent=self.recent,
-            preferences=self.shopper.stated,
+            recent=() if visitor else self.recent,
+            preferences=() if visitor else self.shopper.stated,
             blend=self.surface.objectives,
             visitor=visitor,
         )

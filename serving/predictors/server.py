@@ -116,7 +116,7 @@ class Predictor(kserve.Model):  # type: ignore[misc]
         return described
 
     def get_output_types(self) -> list[dict[str, Any]]:
-        texts = ("item_ids", "evidence", "evidence_events") if self.role == "retrieval" else ()
+        texts = ("item_ids", "causes", "cause_events") if self.role == "retrieval" else ()
         numbers = ("scores", "query") if self.role == "retrieval" else ("scores", *inference.HEADS, "features")
         kinds = dict.fromkeys(texts, "BYTES") | dict.fromkeys(numbers, "FP32")
         described = [{"name": name, "datatype": kind, "shape": [-1]} for name, kind in kinds.items()]

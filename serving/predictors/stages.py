@@ -18,7 +18,7 @@ SECONDS = Histogram(
     # The budgets are 20 ms for features, 30 for retrieval and 50 for ranking.
     buckets=(0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 1.0),
 )
-DEGRADED = Counter("recsys_predictor_degraded", "Requests answered without the feature store", ["role"])
+DEGRADED = Counter("recsys_predictor_degraded", "Requests answered without some or all features of the store", ["role"])
 RELEASE = Gauge("recsys_predictor_release", "1 for the release that this process holds", ["role", "release"])
 FAILED = Counter("recsys_predictor_background_errors", "Work beside the requests that failed", ["work", "kind"])
 ITEMS_READ = Gauge("recsys_predictor_items_read_seconds", "Epoch seconds of the last reading of item features")
@@ -44,13 +44,13 @@ class Watch:
 
 @contextmanager
 def beside(work: str) -> Iterator[None]:
-    """Around what a thread does beside the requests, again and again: a failure is logged and counted, and what it made
-    before stays."""
+    """Around what a thread does beside the requests, again and again: a failure is logged and counted, and ends here.
+
+    So the thread lives to its next turn. What the block has done before it failed is not undone. A dependency that is
+    away needs no stack.
+    """
     try:
         yield
-    except Retryable as error:  # a dependency is away, which needs no stack
-        log.warning("%s stay as they were: %s", work, error)
-        FAILED.labels(work, type(error).__name__).inc()
     except Exception as error:  # the edge of a thread: it must not end while the process serves
-        log.exception("%s stay as they were", work)
+        log.warning("%s could not be brought up to date: %s", work, error, exc_info=not isinstance(error, Retryable))
         FAILED.labels(work, type(error).__name__).inc()

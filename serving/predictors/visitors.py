@@ -1,13 +1,14 @@
 """Who is asking, and when: a visitor's features from the feature store, in one read, or a stranger's where it is away.
 
 Retrieval reads, and hands on what it knew (`Visitor.to_json`): ranking sees the same history at the same moment, and
-reads itself only where nothing is handed to it.
+reads itself only where nothing is handed to it. A feature that was not handed on, because the other predictor was
+started with older definitions, is unknown, as a stranger's is: no page shall fall for it.
 """
 
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Self
 
@@ -66,7 +67,7 @@ class Visitor:
         """What `to_json` wrote. Raises Refused for anything else."""
         try:
             raw = orjson.loads(text)
-            return Visitor(**{field.name: raw[field.name] for field in fields(Visitor)})
+            return Visitor({**raw["values"]}, raw["known"], raw["degraded"], raw["now"])
         except (ValueError, KeyError, TypeError) as error:
             raise Refused(f"visitor is not what retrieval answered with: {error!r}") from None
 
@@ -99,9 +100,13 @@ class Reader:
         return cls(features, release.feature_service, datetime.fromisoformat(release.as_of).timestamp())
 
     def read(self, request: RetrievalRequest | RankingRequest, watch: stages.Watch) -> Visitor:
-        """Who asks, at this moment; timed as the stage `features`, and counted where the store does not answer."""
+        """Who asks, at this moment; timed as the stage `features`, and counted where the store does not answer.
+
+        Raises:
+            Refused: `visitor` is not what retrieval answered with.
+        """
         if isinstance(request, RankingRequest) and request.visitor:
-            return self._handed(request.visitor)
+            return self._handed(request)
         now = transforms.request_time(self._clock(), self._as_of)
         with watch.stage("features"):
             visitor = self._at(now, request)
@@ -109,12 +114,13 @@ class Reader:
             stages.DEGRADED.labels(request.model).inc()
         return visitor
 
-    def _handed(self, text: str) -> Visitor:
-        visitor = Visitor.from_json(text)
+    def _handed(self, request: RankingRequest) -> Visitor:
+        visitor = Visitor.from_json(request.visitor)
         missing = sorted(self._stranger.keys() - visitor.values.keys())
         if missing:
-            raise Refused(f"visitor lacks the features {', '.join(missing)}; hand on what the same release answered")
-        return visitor
+            log.warning("scoring without what retrieval did not hand on: %s", ", ".join(missing))
+            stages.DEGRADED.labels(request.model).inc()
+        return replace(visitor, values=self._stranger | dict(visitor.values))
 
     def _at(self, now: float, request: RetrievalRequest | RankingRequest) -> Visitor:
         """One visitor at `now`, epoch seconds.

@@ -7,6 +7,7 @@ import pytest
 from bench import position
 from feature_repo import transforms
 from models import ranker
+from pipelines import train_ranker
 from pipelines.ranking_examples import Examples
 from simulator import world
 
@@ -51,6 +52,17 @@ def test_who_is_not_known_has_no_truth_and_leaves_the_lists() -> None:
     assert liking[:4] == pytest.approx(own)
     assert np.isnan(liking[4:]).all()
     assert position.show(given, liking, np.random.default_rng(1)).request.tolist() == [0] * 4
+
+
+def test_a_click_head_learns_a_plain_truth() -> None:
+    rng = np.random.default_rng(2)
+    price = rng.permuted(np.tile([1.0, 2.0, 3.0, 4.0], (60, 1)), axis=1).ravel()
+    liking = 4 * (price - 2.5)  # the dear ones
+    shown = position.show(examples(60, 4, price), liking, rng)
+    params = train_ranker.Params(day="2026-01-01", run="r", epochs=3, batch=8, learning_rate=5e-3, debias="none")
+    found = position.reach(shown, shown, liking, params, seed=3)
+    assert found.shape == (60,)
+    assert found.mean() > 0.9
 
 
 def test_agreement_is_one_for_the_true_order_and_minus_one_for_its_reverse() -> None:

@@ -15,7 +15,7 @@ from stub_predictors import StubBackend
 from models import artifact
 from models.release import Release, Releases
 from pipelines import deploy, ledger, registry, smoke
-from recsys import bus
+from recsys import bus, inference
 from recsys.errors import BadData, Permanent, RecsysError, Retryable, UsageError
 from recsys.settings import COLOURS, Services, Settings, child_environment
 
@@ -144,6 +144,7 @@ def test_a_failed_gate_stops_everything(shop: Settings, backend: StubBackend, ga
         ("strangers", smoke.SmokeFailure, "not in the catalogue"),
         ("other_release", smoke.SmokeFailure, "'another'"),
         ("degraded", Retryable, "feature store"),
+        ("old", inference.Refused, "another version of the wire: .*'query' is missing"),
         ("fails", Permanent, "requests failed"),
         ("slow", Permanent, "p99"),
     ],
@@ -295,6 +296,27 @@ def test_rollback_loads_what_is_not_loaded_and_goes_further_back(shop: Settings,
     assert serves(backend, back)
     with pytest.raises(UsageError, match="no release to go back to"):
         deploy.rollback(shop, "thrice", backend)
+
+
+def test_rollback_loads_anew_what_was_started_with_older_code(shop: Settings, backend: StubBackend) -> None:
+    first = release_of(shop, backend, "r1")
+    release_of(shop, backend, "r2")
+    behave(shop, r1="old")
+    backend.start("blue")
+    behave(shop)  # what is started from here on runs the code of now
+    assert not serves(backend, first)
+    assert deploy.rollback(shop, "wrong prices", backend).release_id == "r1"
+    assert serves(backend, first)
+
+
+def test_a_live_release_of_older_code_is_no_hindrance(shop: Settings, backend: StubBackend) -> None:
+    release_of(shop, backend, "r1")
+    behave(shop, r1="old")
+    backend.start("blue")
+    runs.make(shop, "r2")
+    result = deploy.deploy(deploy.Params(day=runs.DAY, run="r2"), shop, backend)
+    compared = result["shadow"]
+    assert (compared["candidate"]["failed"], compared["live"]["answered"], compared["overlap"]) == (0, 0, None)
 
 
 def test_rollback_to_what_cannot_load_leaves_the_live_release(shop: Settings, backend: StubBackend) -> None:

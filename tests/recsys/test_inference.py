@@ -1,7 +1,12 @@
 """The wire contract: what is sent is what arrives, and failures have names."""
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 from hypothesis import given
@@ -60,7 +65,7 @@ def test_responses_arrive_as_they_were() -> None:
     found = RetrievalResponse.from_tensors(*inference.read_response(arrived))
     assert found.item_ids.tolist() == ["é", "i2", "i3", "i4"]
     assert found.evidence.tolist() == found.evidence_events.tolist() == ["", "i2", "", "i2"]
-    assert sent.tensors()["evidence"].tolist() == ["", "i2"], "each cause travels once"
+    assert sent.tensors()["causes"].tolist() == ["", "i2"], "each cause travels once"
     np.testing.assert_array_equal(found.query, query)
     assert (found.profile, found.visitor) == (profile, "{é}")
     assert (found.release, found.timings) == ("r1", {"tower": 1.5})
@@ -70,6 +75,62 @@ def test_responses_arrive_as_they_were() -> None:
         ranked = inference.read_response(inference.response_message(answered, "ranking"))
         assert RankingResponse.from_tensors(*ranked).revenue.tolist() == (2 * scores).tolist()
         assert RankingResponse.from_tensors(*ranked).features.tolist() == features
+
+
+@contextmanager
+def answering(message: Any) -> Iterator[str]:
+    """The address of a predictor that knows one answer."""
+    serializer = inference.messages.ModelInferResponse.SerializeToString
+    method = grpc.unary_unary_rpc_method_handler(lambda *_: message, response_serializer=serializer)
+    server = grpc.server(ThreadPoolExecutor(1))
+    service = grpc.method_handlers_generic_handler("inference.GRPCInferenceService", {"ModelInfer": method})
+    server.add_generic_rpc_handlers((service,))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(0).wait()
+
+
+SCORE = np.array([0.5], np.float32)
+CANDIDATE = inference.strings(["i1"])
+CANDIDATES = RetrievalResponse(CANDIDATE, SCORE, CANDIDATE, CANDIDATE, SCORE, Profile(True, 1, "", ""))
+SCORES = RankingResponse(SCORE, SCORE, SCORE, SCORE, SCORE)
+
+
+@pytest.mark.parametrize(
+    ("answer", "tensor", "instead", "words"),
+    [
+        (CANDIDATES, "because", None, "tensor 'because' is missing"),
+        (CANDIDATES, "because", np.array([9], np.int32), "index 9 is out of bounds"),
+        (CANDIDATES, "causes", None, "tensor 'causes' is missing"),
+        (CANDIDATES, "visitor", None, "tensor 'visitor' is missing"),
+        (CANDIDATES, "profile", inference.strings(["ann"]), "Expecting value"),
+        (CANDIDATES, "profile", inference.strings(['{"recent": [], "name": "ann"}']), "'name'"),
+        (SCORES, "revenue", None, "tensor 'revenue' is missing"),
+    ],
+)
+async def test_an_answer_of_another_version_is_refused_by_both_clients(
+    answer: RetrievalResponse | RankingResponse, tensor: str, instead: Any, words: str
+) -> None:
+    """So whoever asks falls a rung, or loads the colour anew."""
+    message = inference.response_message(answer, "any")
+    place = [output.name for output in message.outputs].index(tensor)
+    if instead is None:
+        del message.outputs[place], message.raw_output_contents[place]
+    else:
+        _, message.raw_output_contents[place] = inference.encode(instead)
+    ask: Any = RetrievalRequest() if answer is CANDIDATES else RankingRequest(["i1"], [0.5])
+    method = "retrieve" if answer is CANDIDATES else "rank"
+    with answering(message) as address, inference.BlockingClient(address) as blocking:
+        why = f"{address} answers in another version of the wire: .*{words}.*start it again"
+        with pytest.raises(inference.Refused, match=why):
+            getattr(blocking, method)(ask)
+        client = inference.Client()
+        with pytest.raises(inference.Refused, match=why):
+            await getattr(client, method)(address, ask, deadline=5.0)
+        await client.close()
 
 
 def test_a_request_without_a_tensor_is_named() -> None:

@@ -3,7 +3,8 @@
 `StubBackend` runs one gRPC server per role and colour, in threads, or in processes that outlive the one that starts
 them. `<root>/stub.json` says how the stub of a release behaves, by release id: "" well, "corrupt" (ends at once),
 "never_ready", "nan", "unsorted", "strangers" (items that nobody sells), "other_release", "slow" (60 ms more), "fails"
-(an error for some users), "dies" (ends a second after it was first asked), "degraded" (has no feature store).
+(an error for some users), "dies" (ends a second after it was first asked), "degraded" (has no feature store), "old"
+(answers without what this version of the wire has besides).
 """
 
 import json
@@ -28,6 +29,8 @@ from recsys.errors import Permanent
 from recsys.inference import Profile, RankingRequest, RankingResponse, RetrievalRequest, RetrievalResponse, messages
 from recsys.settings import ROLES, Colour, Role, Settings
 
+NEWEST = 2  # tensors that every version of retrieval has answered with: the items and their scores
+NOBODY = "nobody"
 KNOWN_USERS = ("u1", "u2", "u3")
 _STARTED: list[subprocess.Popen[bytes]] = []  # a Popen that is collected before its process ends warns
 
@@ -125,7 +128,10 @@ class Stub:
         raw = zip(message.inputs, message.raw_input_contents, strict=True)
         tensors = {tensor.name: inference.decode(tensor.datatype, tensor.shape, data) for tensor, data in raw}
         if message.model_name == "retrieval":
-            return inference.response_message(self.retrieve(RetrievalRequest.from_tensors(tensors)), "retrieval")
+            answer = inference.response_message(self.retrieve(RetrievalRequest.from_tensors(tensors)), "retrieval")
+            if self.behaviour == "old":
+                del answer.outputs[NEWEST:], answer.raw_output_contents[NEWEST:]
+            return answer
         return inference.response_message(self.rank(RankingRequest.from_tensors(tensors)), "ranking")
 
     def retrieve(self, ask: RetrievalRequest) -> RetrievalResponse:
@@ -145,9 +151,20 @@ class Stub:
         profile = Profile(ask.user_id in KNOWN_USERS, 1, "", "", degraded=self.behaviour == "degraded")
         nothing = inference.strings([""] * count)
         release = "another" if self.behaviour == "other_release" else self.release
-        return RetrievalResponse(ids, scores, nothing, nothing, np.ones(1, np.float32), profile, release)
+        return RetrievalResponse(
+            ids,
+            scores,
+            nothing,
+            nothing,
+            np.ones(1, np.float32),
+            profile,
+            visitor=ask.user_id or NOBODY,
+            release=release,
+        )
 
     def rank(self, ask: RankingRequest) -> RankingResponse:
+        if ask.visitor != (ask.user_id or NOBODY):
+            raise RuntimeError("who asks was not handed on from retrieval, as the API does")
         scores = np.asarray(ask.retrieval_scores, np.float32)
         return RankingResponse(scores, scores, scores, scores, scores, self.release)
 

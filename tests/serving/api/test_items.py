@@ -176,7 +176,9 @@ async def test_while_redis_is_away_the_catalogue_stays_and_changes_are_refused(
         await put(world, NEW)
         await until(world, lambda live: live.shows("new"))
         own_redis.kill()
+        deadline = time.monotonic() + 10
         while not await world.metric('recsys_api_falls_total{stage="changes",why="down"}'):
+            assert time.monotonic() < deadline
             await asyncio.sleep(0.02)
         answer = await world.http.delete("/api/v1/items/new")
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")

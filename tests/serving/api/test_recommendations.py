@@ -51,8 +51,9 @@ async def test_the_item_viewed_last_changes_the_same_response(world: Any) -> Non
     page = await world.page(user_id="stranger", headers={"X-Last-Item": "i20"}, count=4)
     assert page["rung"] == "ranked"
     assert page["items"][0]["reason"] == "Because you viewed Thing 20"
-    for asked in (*world.retrieval.asked, *world.ranking.asked):
-        assert [(deed.event, deed.item_id) for deed in asked.recent] == [("view", "i20")]
+    [asked], [ranked] = world.retrieval.asked, world.ranking.asked
+    assert [(deed.event, deed.item_id) for deed in asked.recent] == [("view", "i20")]
+    assert "i20" in ranked.visitor
     everything = await world.page(user_id="stranger", headers={"X-Last-Item": "i20"}, count=60)
     assert "i20" not in ids(everything)  # it has just been seen
 

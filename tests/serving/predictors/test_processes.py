@@ -181,6 +181,9 @@ def test_rest_answers_the_same(retrieval: Process) -> None:
     assert status == 200
     assert (answer["id"], answer["parameters"]["release"]) == ("42", "r1")
     outputs = {output["name"]: output["data"] for output in answer["outputs"]}
+    with urllib.request.urlopen(retrieval.url("/v2/models/retrieval"), timeout=10) as described:
+        kinds = {output["name"]: output["datatype"] for output in json.load(described)["outputs"]}
+    assert kinds == {output["name"]: output["datatype"] for output in answer["outputs"]}
     with inference.BlockingClient(retrieval.address) as client:
         found = client.retrieve(RetrievalRequest(user_id="u1", k=3))
     assert outputs["item_ids"] == found.item_ids.tolist()

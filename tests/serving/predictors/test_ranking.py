@@ -55,11 +55,17 @@ def test_a_request_may_bring_its_own_weights(engine: Ranker) -> None:
 
 
 def test_who_asks_may_be_handed_on_from_retrieval(engine: Ranker, platform: Settings, release: Release) -> None:
-    who = {"user_id": "u1", "session_id": "s1", "recent": (Deed(int(fake_release.NOW), "view", "i77"),)}
+    who = {
+        "user_id": "u1",
+        "session_id": "s1",
+        "recent": (Deed(int(fake_release.NOW), "view", "i77"),),
+        "preferences": ("Toys",),
+    }
     known = visitors.Reader.of(release, store.connect(platform))
     read = known.read(RetrievalRequest(**who), stages.Watch("retrieval"))
     ask = RankingRequest(["i1", "i2", "i77"], [0.5, 0.4, 0.3], **who)
-    handed = RankingRequest.from_tensors(replace(ask, visitor=read.to_json()).tensors())
+    alone = replace(ask, recent=(), preferences=(), visitor=read.to_json())
+    handed = RankingRequest.from_tensors(alone.tensors())
     assert visitors.Visitor.from_json(handed.visitor) == read
     found = engine.answer(handed)
     np.testing.assert_array_equal(found.scores, engine.answer(ask).scores)
@@ -86,12 +92,29 @@ def test_the_features_of_an_item_that_is_no_candidate_are_refused(engine: Ranker
     [
         ("{", "not what retrieval answered with"),
         ('{"values": {}}', "KeyError\\('known'\\)"),
-        ('{"values": {}, "known": true, "degraded": false, "now": 1}', "lacks the features .*history_items"),
+        ('{"values": [], "known": true, "degraded": false, "now": 1}', "not a mapping"),
     ],
 )
 def test_a_visitor_that_retrieval_never_answered_is_refused(engine: Ranker, visitor: str, why: str) -> None:
     with pytest.raises(Refused, match=why):
         engine.answer(RankingRequest(["i1"], [0.5], visitor=visitor))
+
+
+def test_what_retrieval_of_older_code_did_not_hand_on_is_unknown(
+    engine: Ranker, platform: Settings, release: Release
+) -> None:
+    def degraded() -> float:
+        return stages.DEGRADED.labels("ranking")._value.get()
+
+    who = {"user_id": "u1", "recent": (Deed(int(fake_release.NOW), "view", "i77"),)}
+    read = visitors.Reader.of(release, store.connect(platform)).read(RetrievalRequest(**who), stages.Watch("retrieval"))
+    older = replace(read, values={name: value for name, value in read.values.items() if name != "age_group"})
+    unknown = replace(read, values={**read.values, "age_group": None})
+    before, ask = degraded(), RankingRequest(["i1", "i77"], [0.5, 0.4], user_id="u1")
+    expected = engine.answer(replace(ask, visitor=unknown.to_json()))
+    assert degraded() == before
+    np.testing.assert_array_equal(engine.answer(replace(ask, visitor=older.to_json())).scores, expected.scores)
+    assert degraded() == before + 1
 
 
 def test_unknown_items_and_strangers_are_scored(engine: Ranker) -> None:
