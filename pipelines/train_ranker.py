@@ -25,7 +25,7 @@ class Params(stage.ReuseParams):
         "tower",
         description="what keeps the slots of a list out of the scores: a position tower, inverse propensities, nothing",
     )
-    patience: int = Field(5, ge=1, description="passes without gain before it stops")
+    patience: int = Field(3, ge=1, description="passes without gain before it stops")
     batch: int | None = Field(None, ge=1, description="requests per step; default: a hundredth of all, 8 to 32")
     learning_rate: float = Field(1e-3, gt=0, description="peak, falling to a twentieth along a cosine")
     weight_decay: float = Field(1e-2, ge=0, description="of AdamW")
