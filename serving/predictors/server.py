@@ -267,7 +267,7 @@ def run(role: Role, open_engine: Callable[[Settings, Release, Opened], Engine], 
         engine = open_engine(settings, release, opened)
         started = time.monotonic()
         engine.warm_up()
-        # A full collection would walk through TensorFlow and the catalogue while requests wait: a quarter of a second.
+        # A full collection would walk through TensorFlow and the catalogue while requests wait: 260 ms.
         gc.collect()
         gc.freeze()
         log.info("%s of release %s is warm after %.1f s", role, release.release_id, time.monotonic() - started)
