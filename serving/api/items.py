@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Depends, Path, Request, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from feature_repo import arms, changes, online
 from feature_repo import events as schema
@@ -37,7 +37,7 @@ OWN: Mapping[str, Any] = {
     "category": Words,
     "description": Annotated[str, Field(max_length=10_000)],
     "price": Annotated[float, Field(gt=0, lt=changes.LARGEST, allow_inf_nan=False)],
-    "created_at": Annotated[AwareDatetime, Field(ge=rows.EARLIEST)],
+    "created_at": Annotated[rows.Time, Field(ge=rows.EARLIEST)],
 }
 EXAMPLE: dict[str, Any] = {
     "item_id": "85123B",

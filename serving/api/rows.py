@@ -1,15 +1,30 @@
 """Rows of THE schema as callers send them: each a pydantic model with the columns of a table."""
 
+import re
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, create_model
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, create_model
+from pydantic_core import PydanticCustomError
 
 from feature_repo.events import Table, Type
 
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)  # epoch seconds begin there; of the year 1 not every time has a UTC
 TEXT = 500  # characters
+WRITTEN = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")  # RFC 3339
+
+
+def _written(value: Any) -> Any:
+    """A time as the OpenAPI document promises it: pydantic alone takes "0" for the beginning of 1970."""
+    if isinstance(value, datetime) or (isinstance(value, str) and WRITTEN.fullmatch(value)):
+        return value
+    message = "a time is written out, with seconds and its timezone's offset, such as 2026-03-05T12:00:00Z"
+    raise PydanticCustomError("datetime_parsing", message)
+
+
+# Not strict: after a function of ours, pydantic no longer knows that the text came from JSON, where times are text.
+Time = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_written)]
 Text = Annotated[str, Field(max_length=TEXT)]
 TYPES: Mapping[Type, Any] = {
     "string": Text,
@@ -17,7 +32,7 @@ TYPES: Mapping[Type, Any] = {
     "long": Annotated[int, Field(ge=-(2**63), lt=2**63)],
     "int": Annotated[int, Field(ge=-(2**31), lt=2**31)],
     "boolean": bool,
-    "timestamp": AwareDatetime,
+    "timestamp": Time,
     "array<string>": Annotated[list[Text], Field(max_length=100)],
 }
 FILLED = Annotated[Text, Field(min_length=1)]

@@ -198,7 +198,7 @@ def test_replay_says_by_its_exit_code_whether_the_page_is_the_same(monkeypatch: 
     lines = recsys("replay", "other", code=1).stdout.splitlines()
     assert [line.split() for line in lines[:3]] == [
         ["place", "shown", "score", "replayed", "score"],
-        ["1", "i1", "0.7500", "i[2]", "0.5000"],
+        ["1", "i1", "0.75", "i[2]", "0.5"],
         ["100", "i9"],
     ]
     assert lines[3] == "because the rules of the surface have changed since: scores.fresh was 1.2 and is 1.0"

@@ -133,6 +133,8 @@ async def test_an_unknown_item_is_taken_the_quality_gate_judges_it(world: Any) -
         ({"event_time": "yesterday"}, 400, "#/event_time"),
         ({"event_time": 1709208000}, 400, "#/event_time"),
         ({"event_time": "2024-02-29T12:00:00"}, 400, "#/event_time"),  # no time zone
+        ({"event_time": "1709208000"}, 400, "#/event_time"),
+        ({"event_time": "2024-02-30T12:00:00Z"}, 400, "#/event_time"),
         ({"event_time": (datetime.now(UTC) + timedelta(hours=1)).isoformat()}, 422, "#/event_time"),
         ({"ingested_at": "2024-02-29T12:00:00Z"}, 400, "#/ingested_at"),
     ],
