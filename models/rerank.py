@@ -145,7 +145,7 @@ def arranged(
         length: slots to fill.
         page: slots of one page; shares are counted per page, runs across pages.
         rules: what to keep.
-        tell_held: whether to work out whom the rules held back, which takes a third of the time.
+        tell_held: whether to work out whom the rules held back, which takes two fifths of the time.
 
     Raises:
         ValueError: shapes that do not fit, relevance that is negative or not finite, or diversity without vectors.

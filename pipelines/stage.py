@@ -4,7 +4,7 @@ A stage module has `class Params(stage.Params)` and `def main(params: Params, se
 several processes run one stage together, main returns None in all but the one that keeps the result. With
 `class Params(stage.ReuseParams)` it also has `touches` (see `pipelines.reuse`), and may have
 `def keep(params, settings, result)`, told of the earlier result that takes the place of a run of main. The mains of the
-trainings import TensorFlow themselves, so that nobody waits eight seconds to learn that nothing is to be done.
+trainings import TensorFlow themselves, so that nobody waits for that to learn that nothing is to be done.
 """
 
 import importlib

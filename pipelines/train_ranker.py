@@ -1,6 +1,6 @@
 """Train the multi-task ranker: the stage, without the training, which is in `pipelines.ranker_training`.
 
-A run that keeps what an earlier one trained has no use for TensorFlow, which takes eight seconds to import.
+A run that keeps what an earlier one trained has no use for TensorFlow, which takes five seconds to load.
 """
 
 from pydantic import Field

@@ -170,34 +170,48 @@ def made(
     relevance[final.origin] = order.relevance
     query = everyone.query if everyone.query is not None else np.empty(0, np.float32)
     bits = everyone.proposed @ (1 << np.arange(len(everyone.parts), dtype=np.uint32)) if n else np.empty(0)
-    policies = {
-        str(place): {**slot.policy, "propensity": slot.propensity} for place, slot in enumerate(slate) if slot.policy
-    }
-    rows = np.concatenate([everyone.rows, np.array([slot.row for slot in slate], np.int64)])
     return Dossier(
-        Facts(
-            visit.live.release_id,
-            visit.ask.surface,
-            rung,
-            visit.ask.user_id,
-            [part.source for part in everyone.parts],
-            list(filtered.rules),
-            visit.ask.count,
-            policies,
-            {str(visit.live.catalogue.ids[row]): int(row) for row in rows[rows >= visit.live.shipped]},
-            arms.edition if arms else "",
-            everyone.visitor,
-            visit.snapshot(arms.item_ids if arms else ()),
-        ),
-        everyone.rows.astype(np.int32),
-        bits.astype(np.uint32),
-        filtered.rule,
-        retrieval,
-        heads,
-        score,
-        relevance,
-        np.array([slot.row for slot in slate], np.int32),
-        query,
+        facts=_facts(everyone, filtered, slate, rung, arms, visit),
+        rows=everyone.rows.astype(np.int32),
+        proposed=bits.astype(np.uint32),
+        dropped=filtered.rule,
+        retrieval=retrieval,
+        heads=heads,
+        score=score,
+        relevance=relevance,
+        slate=np.array([slot.row for slot in slate], np.int32),
+        query=query,
+    )
+
+
+def _facts(
+    everyone: Pool,
+    filtered: rerank.Filtered,
+    slate: Sequence[Slot],
+    rung: str,
+    arms: explore.Pool | None,
+    visit: Visit,
+) -> Facts:
+    """Arguments as in `made`."""
+    live = visit.live
+    rows = np.concatenate([everyone.rows, np.array([slot.row for slot in slate], np.int64)])
+    return Facts(
+        release_id=live.release_id,
+        surface=visit.ask.surface,
+        rung=rung,
+        user_id=visit.ask.user_id,
+        parts=[part.source for part in everyone.parts],
+        filters=list(filtered.rules),
+        count=visit.ask.count,
+        policies={
+            str(place): {**slot.policy, "propensity": slot.propensity}
+            for place, slot in enumerate(slate)
+            if slot.policy
+        },
+        fresh={str(live.catalogue.ids[row]): int(row) for row in rows[rows >= live.shipped]},
+        edition=arms.edition if arms else "",
+        visitor=everyone.visitor,
+        visit=visit.snapshot(arms.item_ids if arms else ()),
     )
 
 
