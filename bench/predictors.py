@@ -24,7 +24,8 @@ from models.release import Releases
 from pipelines import datasets
 from recsys import settings as configuration
 from recsys.errors import UsageError
-from recsys.inference import BlockingClient, RankingRequest, RankingResponse, RetrievalRequest, RetrievalResponse
+from recsys.inference import RankingRequest, RankingResponse, RetrievalRequest, RetrievalResponse
+from recsys.inference_client import BlockingClient
 from recsys.settings import Settings
 
 K = 500

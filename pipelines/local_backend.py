@@ -1,6 +1,6 @@
 """Predictors as processes of the local supervisor."""
 
-from recsys import inference, supervisor
+from recsys import inference_client, supervisor
 from recsys.errors import Permanent
 from recsys.settings import ROLES, Colour, Role, Settings
 from recsys.supervisor import Process, Supervisor
@@ -39,7 +39,7 @@ class LocalBackend:
         return self._settings.predictor_address(role, colour)
 
     def _answers(self, role: Role, colour: Colour) -> bool:
-        with inference.BlockingClient(self.address(role, colour)) as client:
+        with inference_client.BlockingClient(self.address(role, colour)) as client:
             return client.ready(role)
 
     def _refuse_dead(self, process: Process) -> None:

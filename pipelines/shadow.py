@@ -12,7 +12,8 @@ from models.release import Release
 from pipelines.backend import Backend
 from pipelines.traffic import Request
 from recsys.errors import RecsysError
-from recsys.inference import BlockingClient, RankingRequest
+from recsys.inference import RankingRequest
+from recsys.inference_client import BlockingClient
 
 TOP = 20
 _WARM = 5  # requests that open connections and are not measured

@@ -12,12 +12,12 @@ from pipelines.backend import Backend
 from recsys.errors import Permanent, RecsysError, Retryable
 from recsys.inference import (
     HEADS,
-    BlockingClient,
     RankingRequest,
     RankingResponse,
     RetrievalRequest,
     RetrievalResponse,
 )
+from recsys.inference_client import BlockingClient
 
 STRANGER = "smoke-test-nobody"
 _K = 50

@@ -12,7 +12,7 @@ import numpy as np
 from feature_repo import online, shoppers
 from feature_repo.online import Ranked
 from feature_repo.shoppers import Shopper
-from recsys import inference
+from recsys import inference, inference_client
 from recsys.errors import Retryable
 from recsys.inference import RankingRequest, RankingResponse, RetrievalRequest, RetrievalResponse
 from recsys.settings import ROLES, Settings
@@ -39,7 +39,7 @@ class Calls:
     """
 
     def __init__(
-        self, settings: Settings, client: inference.Client, store: online.AsyncClient, metrics: Metrics
+        self, settings: Settings, client: inference_client.Client, store: online.AsyncClient, metrics: Metrics
     ) -> None:
         self._settings, self._client, self._store, self._metrics = settings, client, store, metrics
         api = settings.api

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from feature_repo import online
-from recsys import bus, inference
+from recsys import bus, inference_client
 from recsys.settings import Settings
 from serving.api import events, experiments, explore, items, surfaces, watcher
 from serving.api.calls import Calls
@@ -37,7 +37,7 @@ class Parts:
     limits: Limits
     watcher: Watcher
     changed: Changed
-    client: inference.Client
+    client: inference_client.Client
     store: online.AsyncClient
     surfaces: File[Mapping[str, Surface]]
     calls: Calls
@@ -75,7 +75,7 @@ class Parts:
 def build(settings: Settings, metrics: Metrics) -> Parts:
     """Make the parts; needs a running event loop."""
     root = Path(settings.storage.root)
-    client = inference.Client()
+    client = inference_client.Client()
     store = online.connect_async(settings.redis_url)
     event_log, item_log = bus.Log(root, events.TOPIC), bus.Log(root, items.TOPIC)
     changed = Changed(store, metrics)

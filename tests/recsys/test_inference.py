@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys import inference
+from recsys import inference, inference_client
 from recsys.inference import Deed, Profile, RankingRequest, RankingResponse, RetrievalRequest, RetrievalResponse
 
 text = st.text(max_size=12)
@@ -123,11 +123,11 @@ async def test_an_answer_of_another_version_is_refused_by_both_clients(
         _, message.raw_output_contents[place] = inference.encode(instead)
     ask: Any = RetrievalRequest() if answer is CANDIDATES else RankingRequest(["i1"], [0.5])
     method = "retrieve" if answer is CANDIDATES else "rank"
-    with answering(message) as address, inference.BlockingClient(address) as blocking:
+    with answering(message) as address, inference_client.BlockingClient(address) as blocking:
         why = f"{address} answers in another version of the wire: .*{words}.*start it again"
         with pytest.raises(inference.Refused, match=why):
             getattr(blocking, method)(ask)
-        client = inference.Client()
+        client = inference_client.Client()
         with pytest.raises(inference.Refused, match=why):
             await getattr(client, method)(address, ask, deadline=5.0)
         await client.close()
@@ -163,7 +163,7 @@ def test_the_contract_needs_nothing_of_kserve_but_its_messages() -> None:
 
 
 def test_nobody_listening_is_unavailable() -> None:
-    with inference.BlockingClient("127.0.0.1:1") as client:
+    with inference_client.BlockingClient("127.0.0.1:1") as client:
         assert client.ready("retrieval") is False
         with pytest.raises(inference.Unavailable, match=r"127\.0\.0\.1:1"):
             client.retrieve(RetrievalRequest(), deadline=0.5)

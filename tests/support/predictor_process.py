@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from recsys import inference
+from recsys import inference_client
 from recsys.settings import REPOSITORY, Role, Settings, child_environment
 
 
@@ -24,7 +24,7 @@ def start(settings: Settings, role: Role, log: Path) -> subprocess.Popen[bytes]:
 def wait_until_ready(settings: Settings, role: Role, popen: subprocess.Popen[bytes], log: Path) -> None:
     """Return when it answers; fails with its log if it ends, or takes longer than minutes."""
     deadline = time.monotonic() + 300
-    with inference.BlockingClient(settings.predictor_address(role, "blue")) as client:
+    with inference_client.BlockingClient(settings.predictor_address(role, "blue")) as client:
         while not client.ready(role):
             assert popen.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
@@ -32,12 +32,12 @@ def wait_until_ready(settings: Settings, role: Role, popen: subprocess.Popen[byt
 
 
 @contextmanager
-def running(settings: Settings, role: Role, log: Path) -> Iterator[inference.BlockingClient]:
+def running(settings: Settings, role: Role, log: Path) -> Iterator[inference_client.BlockingClient]:
     """A client of a predictor that runs as long as the block."""
     popen = start(settings, role, log)
     try:
         wait_until_ready(settings, role, popen, log)
-        with inference.BlockingClient(settings.predictor_address(role, "blue")) as client:
+        with inference_client.BlockingClient(settings.predictor_address(role, "blue")) as client:
             yield client
     finally:
         popen.terminate()

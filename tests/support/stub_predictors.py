@@ -24,7 +24,7 @@ import psutil
 
 from models import catalogue
 from models.release import Release, Releases
-from recsys import inference
+from recsys import inference, inference_client
 from recsys.errors import Permanent
 from recsys.inference import Profile, RankingRequest, RankingResponse, RetrievalRequest, RetrievalResponse, messages
 from recsys.settings import ROLES, Colour, Role, Settings
@@ -70,7 +70,7 @@ class StubBackend:
         if not self.running(colour):
             raise Permanent(f"the stub of {colour} has ended")
         for role in ROLES:
-            with inference.BlockingClient(self.address(role, colour)) as client:
+            with inference_client.BlockingClient(self.address(role, colour)) as client:
                 if not client.ready(role):
                     return False
         return True

@@ -12,7 +12,7 @@ from typing import Any
 import fake_release
 import pytest
 
-from recsys import inference
+from recsys import inference_client
 from recsys.inference import RetrievalRequest
 from recsys.settings import REPOSITORY, ROLES, Changes, Role, Settings, child_environment
 from serving.api.contract import Rung
@@ -82,7 +82,7 @@ def processes(platform: Settings, tmp_path: Path) -> Iterator[Processes]:
 
 def wait_until_ready(settings: Settings, role: Role, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
-    with inference.BlockingClient(settings.predictor_address(role, "blue")) as client:
+    with inference_client.BlockingClient(settings.predictor_address(role, "blue")) as client:
         while not client.ready(role):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
@@ -187,13 +187,13 @@ async def test_a_new_item_reaches_pages_within_seconds(platform: Settings, proce
 
         processes.kill("retrieval")
         processes.start("retrieval")
-        with inference.BlockingClient(platform.predictor_address("retrieval", "blue")) as client:
+        with inference_client.BlockingClient(platform.predictor_address("retrieval", "blue")) as client:
             assert "new-candle" in client.retrieve(RetrievalRequest(query_item="i1", k=60)).item_ids
 
         await world.http.delete("/api/v1/items/new-candle")
         await shown(world, lambda item: item is None, surface="similar", item_id="i1", count=60)
         await shown(world, lambda item: item is None, user_id="u1", count=100)
-        with inference.BlockingClient(platform.predictor_address("retrieval", "blue")) as client:
+        with inference_client.BlockingClient(platform.predictor_address("retrieval", "blue")) as client:
             assert "new-candle" not in client.retrieve(RetrievalRequest(query_item="i1", k=200)).item_ids
 
 
@@ -215,7 +215,7 @@ async def shown(world: Any, wanted: Callable[[Any], bool], **asked: Any) -> Any:
 
 def true_reason(settings: Settings) -> str:
     """What may be said of the new item on u1's home page, proved by asking for u1 without the item that is named."""
-    with inference.BlockingClient(settings.predictor_address("retrieval", "blue")) as client:
+    with inference_client.BlockingClient(settings.predictor_address("retrieval", "blue")) as client:
 
         def asked(user_id: str) -> tuple[float, str]:
             found = client.retrieve(RetrievalRequest(user_id=user_id, k=200))

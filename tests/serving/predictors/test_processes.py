@@ -20,7 +20,7 @@ import predictor_process
 import pytest
 
 from models.release import Release, Releases
-from recsys import inference
+from recsys import inference, inference_client
 from recsys.errors import Exit
 from recsys.inference import RankingRequest, RetrievalRequest
 from recsys.settings import ROLES, Role, Settings, child_environment
@@ -66,7 +66,7 @@ def processes(platform: Settings, tmp_path_factory: pytest.TempPathFactory) -> I
     found: dict[Role, Process] = {}
     try:
         for role, popen in started.items():
-            with inference.BlockingClient(platform.predictor_address(role, "blue")) as client:
+            with inference_client.BlockingClient(platform.predictor_address(role, "blue")) as client:
                 early = client.ready(role)
             predictor_process.wait_until_ready(platform, role, popen, folder / role)
             found[role] = Process(role, platform, popen, early)
@@ -94,7 +94,7 @@ def ranking(processes: dict[Role, Process]) -> Process:
 def test_ready_means_warm(retrieval: Process, ranking: Process) -> None:
     """The first visitor does not pay for loading: before this nobody was answered, and the first answer is quick."""
     assert not retrieval.seen_before_listening
-    with inference.BlockingClient(retrieval.address) as client:
+    with inference_client.BlockingClient(retrieval.address) as client:
         started = time.monotonic()
         client.retrieve(RetrievalRequest(user_id="u1", k=100), deadline=1.0)
         assert time.monotonic() - started < 0.5
@@ -102,7 +102,7 @@ def test_ready_means_warm(retrieval: Process, ranking: Process) -> None:
 
 
 def test_retrieval_over_the_wire(retrieval: Process) -> None:
-    with inference.BlockingClient(retrieval.address) as client:
+    with inference_client.BlockingClient(retrieval.address) as client:
         found = client.retrieve(RetrievalRequest(user_id="u1", region="Spain", k=30), release="r1")
         assert set(found.item_ids[:2]) == {"i1", "i5"}
         assert found.scores.dtype == np.float32
@@ -118,7 +118,7 @@ def test_retrieval_over_the_wire(retrieval: Process) -> None:
 
 
 def test_ranking_over_the_wire(ranking: Process) -> None:
-    with inference.BlockingClient(ranking.address) as client:
+    with inference_client.BlockingClient(ranking.address) as client:
         found = client.rank(RankingRequest(["i1", "i2", "gone"], [0.5, 0.4, 0.0], user_id="u1"), release="r1")
         np.testing.assert_allclose(found.purchase, [0.01, 0.51, 0.01], atol=1e-6)
         assert found.release == "r1"
@@ -128,11 +128,11 @@ def test_ranking_over_the_wire(ranking: Process) -> None:
 
 def test_another_release_is_refused(retrieval: Process, ranking: Process) -> None:
     with (
-        inference.BlockingClient(retrieval.address) as client,
+        inference_client.BlockingClient(retrieval.address) as client,
         pytest.raises(inference.WrongRelease, match="'r1', not"),
     ):
         client.retrieve(RetrievalRequest(user_id="u1"), release="r0")
-    with inference.BlockingClient(ranking.address) as client, pytest.raises(inference.WrongRelease):
+    with inference_client.BlockingClient(ranking.address) as client, pytest.raises(inference.WrongRelease):
         client.rank(RankingRequest(["i1"], [0.1]), release="r0")
     body = {"parameters": {"release": "r0"}, "inputs": rest_inputs(k=3)}
     status, answer = retrieval.post(body)
@@ -140,7 +140,7 @@ def test_another_release_is_refused(retrieval: Process, ranking: Process) -> Non
 
 
 def test_senseless_requests_are_refused_with_their_fault(ranking: Process) -> None:
-    with inference.BlockingClient(ranking.address) as client:
+    with inference_client.BlockingClient(ranking.address) as client:
         with pytest.raises(inference.Refused, match="must both be"):
             client.rank(RankingRequest(["i1", "i2"], [0.1]))
         with pytest.raises(inference.Refused, match="at least 0 and not all 0"):
@@ -151,7 +151,7 @@ def test_senseless_requests_are_refused_with_their_fault(ranking: Process) -> No
 
 def test_the_asynchronous_client_keeps_its_deadline(retrieval: Process, ranking: Process) -> None:
     async def calls() -> None:
-        client = inference.Client()
+        client = inference_client.Client()
         try:
             assert await client.ready(retrieval.address, "retrieval")
             assert not await client.ready("127.0.0.1:1", "retrieval")
@@ -184,7 +184,7 @@ def test_rest_answers_the_same(retrieval: Process) -> None:
     with urllib.request.urlopen(retrieval.url("/v2/models/retrieval"), timeout=10) as described:
         kinds = {output["name"]: output["datatype"] for output in json.load(described)["outputs"]}
     assert kinds == {output["name"]: output["datatype"] for output in answer["outputs"]}
-    with inference.BlockingClient(retrieval.address) as client:
+    with inference_client.BlockingClient(retrieval.address) as client:
         found = client.retrieve(RetrievalRequest(user_id="u1", k=3))
     assert outputs["item_ids"] == found.item_ids.tolist()
     assert json.loads(outputs["profile"][0])["known"] is True

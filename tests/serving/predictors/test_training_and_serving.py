@@ -27,7 +27,7 @@ from models import catalogue, ranker, two_tower
 from models.release import Release, Releases
 from pipelines import datasets, materialize, ranking_examples, ranking_requests, ranking_users
 from pipelines.past import Deeds, Past
-from recsys import inference
+from recsys import inference_client
 from recsys.inference import Deed, RankingRequest, RetrievalRequest
 from recsys.settings import Network, Services, Settings, Storage
 from serving.predictors import items, ranking, retrieval, server, visitors
@@ -79,7 +79,7 @@ class Online:
     ranker: ranking.Ranker
     shown: items.Items
     recorder: Recorder
-    client: inference.BlockingClient
+    client: inference_client.BlockingClient
 
 
 @pytest.fixture(scope="module")
