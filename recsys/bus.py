@@ -293,7 +293,8 @@ class Log:
                 raise Full(f"{self._pending_bytes} bytes wait for the disk in {self.folder.name}; try again later")
             self._pending.append(_Entry(data, len(lines), done))
             self._pending_bytes += len(data)
-            self._changed.notify()
+            if len(self._pending) == 1:  # the others are taken with it
+                self._changed.notify()
         return done
 
     def close(self) -> None:

@@ -11,8 +11,9 @@ import hashlib
 import logging
 import time
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 import redis
@@ -84,8 +85,7 @@ class Pool:
         return EpsilonGreedy(self.posterior.mean, explore.epsilon, f"{VERSION}-{explore.epsilon:g}", self.edition)
 
 
-@dataclass(frozen=True)
-class Slot:
+class Slot(NamedTuple):
     """One place of a slate.
 
     Attributes:
@@ -99,7 +99,7 @@ class Slot:
     position: int
     row: int
     propensity: float = 1.0
-    policy: Mapping[str, str] = field(default_factory=dict)
+    policy: Mapping[str, str] = MappingProxyType({})
     context: Sequence[float] = ()
 
 
@@ -155,7 +155,7 @@ class Explorer:
         """
         explore, pool, page = visit.surface.explore, self.pool, visit.ask.count
         slate: list[Slot] = []
-        upcoming = [Slot(position, int(found.rows[position])) for position in order]
+        upcoming = [Slot(position, row) for position, row in zip(order, found.rows[order].tolist(), strict=True)]
         if explore is None or pool is None or pool.live.release_id != visit.live.release_id:
             return upcoming[:length]
         pool = pool.within(visit.live)

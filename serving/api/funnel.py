@@ -156,17 +156,18 @@ class Funnel:
 
 def _shown(slots: Sequence[Slot], pool: Pool, live: LiveRelease) -> list[Shown]:
     """The slate in the words of a response."""
-    return [_explored(slot, live) if slot.policy else _placed(slot, pool, live) for slot in slots]
+    tags = iter(pool.tags([slot.position for slot in slots if not slot.policy]))
+    return [_explored(slot, live) if slot.policy else _placed(slot, next(tags), pool, live) for slot in slots]
 
 
-def _placed(slot: Slot, pool: Pool, live: LiveRelease) -> Shown:
+def _placed(slot: Slot, tags: Sequence[str], pool: Pool, live: LiveRelease) -> Shown:
     at = slot.position
     part = pool.parts[int(pool.part[at])]
     return Shown(
         str(live.catalogue.ids[slot.row]),
         round(float(pool.scores[at]), 6),
         part.source,
-        pool.tags(at),
+        tags,
         reasons.of(part, int(pool.place[at]), slot.row, live),
         1.0,
         {},

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Literal
 
 import numpy as np
@@ -116,9 +117,10 @@ class Pool:
             origin=self.origin[positions],
         )
 
-    def tags(self, position: int) -> list[str]:
-        """The tags of every source that proposed a candidate, its first source first."""
-        return list(dict.fromkeys(self.parts[part].source for part in np.flatnonzero(self.proposed[position]).tolist()))
+    def tags(self, positions: Sequence[int]) -> list[list[str]]:
+        """For each position the tags of every source that proposed the candidate, its first source first."""
+        sources = [part.source for part in self.parts]
+        return [list(dict.fromkeys(compress(sources, row))) for row in self.proposed[positions].tolist()]
 
     def retrieval_scores(self, vectors: embeddings.Vectors) -> NDArray[np.float32]:
         """[n] retrieval's scores, those of other sources' candidates by the same vector; NaN where no source gave one.

@@ -77,7 +77,7 @@ def test_a_merged_pool_keeps_the_first_source_of_an_item_and_drops_the_unknown(r
         candidates.listed("bought_with", Rung.COVISITATION, [("i5", 0.7), ("i3", 0.6)], key="i1"),
     ]
     pool = candidates.merged(parts, release)
-    assert (pool.rung, pool.tags(0), pool.tags(1)) == (Rung.TRENDING, ["popular", "bought_with"], ["bought_with"])
+    assert (pool.rung, pool.tags([0, 1])) == (Rung.TRENDING, [["popular", "bought_with"], ["bought_with"]])
     assert pool.rows.tolist() == [3, 5]
     assert (pool.part.tolist(), pool.place.tolist()) == ([0, 1], [0, 0])
     again = pool.scored(np.array([0.1], np.float32))
