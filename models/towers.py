@@ -34,6 +34,8 @@ class Shape:
         id_dropout: share of items per step that must do without their id embedding.
         history_dropout: share of history events hidden per step; a fourteenth of the visitors lose all of it.
         short_histories: share of visitors per step who keep their newest 1 to 15 events instead.
+        linear: weight of the linear autoencoder beside the query.
+        linear_half_life: later events after which an event counts half in it.
     """
 
     dim: int = 128
@@ -56,6 +58,8 @@ class Shape:
     id_dropout: float = 0.1
     history_dropout: float = 0.2
     short_histories: float = 0.0
+    linear: float = 0.2
+    linear_half_life: float = 32.0
     initial_scale: float = 12.0
 
 

@@ -18,7 +18,7 @@ import tf_keras as keras
 from numpy.typing import NDArray
 
 from feature_repo import names, transforms
-from models import newcomer, towers, vocabulary, workers
+from models import autoencoder, newcomer, towers, vocabulary, workers
 from models.towers import Tensors
 from models.vocabulary import FIRST
 
@@ -63,6 +63,7 @@ class TwoTower(tfrs.Model):  # type: ignore[misc]
         super().__init__()
         self.user, self.item = towers.UserTower(shape, sizes), towers.ItemTower(shape, sizes, corpus.stats.shape[-1])
         self.newcomer = newcomer.Newcomer(sizes, shape.dim)
+        self.autoencoder = autoencoder.Autoencoder(sizes["items"], shape.dim, shape.linear, shape.linear_half_life)
         self.log_scale = self.add_weight(
             "log_scale", (), initializer=keras.initializers.Constant(math.log(shape.initial_scale))
         )
@@ -78,6 +79,7 @@ class TwoTower(tfrs.Model):  # type: ignore[misc]
     def _start(self, corpus: Corpus, dim: int) -> None:
         self.item.build(None)
         self.newcomer.build(None)
+        self.autoencoder.build(None)
         self.item.id_embedding.assign(corpus.identity)
         seen = np.log1p(np.maximum(corpus.stats[:, FIRST:], 0.0)).reshape(-1, corpus.stats.shape[-1])
         self.item.stats_mean.assign(seen.mean(0))
@@ -129,6 +131,14 @@ class TwoTower(tfrs.Model):  # type: ignore[misc]
         """Fit what stands in for the item tower where an id is unknown; after training, whose vectors it regresses."""
         content = {name: values[FIRST:] for name, values in self._content.items()}
         self.newcomer.fit(content, self.catalogue()[FIRST:].numpy(), self._share[FIRST:].numpy())
+
+    def learn_linear(self, weights: NDArray[np.float32]) -> None:
+        """Fit what stands beside the user tower; after training, on whose vectors it projects.
+
+        Args:
+            weights: [n, n] of the first n items, see `autoencoder.Autoencoder.fit`.
+        """
+        self.autoencoder.fit(weights, self.catalogue()[FIRST:].numpy(), self._share[FIRST:].numpy())
 
     def _known(self, targets: tf.Tensor) -> tf.Tensor:
         """[t] the targets of the whole batch, where a sample has to hold them."""
@@ -211,7 +221,7 @@ class UserServing(tf.Module):  # type: ignore[misc]
 
     def __init__(self, model: TwoTower, lookup: vocabulary.Lookup) -> None:
         super().__init__()
-        self._lookup, self._tower = lookup, model.user
+        self._lookup, self._tower, self._autoencoder = lookup, model.user, model.autoencoder
         self._base = tf.Variable(model.representations(), trainable=False)
 
     @tf.function(  # type: ignore[untyped-decorator]
@@ -239,7 +249,8 @@ class UserServing(tf.Module):  # type: ignore[misc]
     ) -> dict[str, tf.Tensor]:
         inputs = {name: value for name, value in locals().items() if name != "self"}
         request = self._lookup.request(inputs)
-        return {"embedding": self._tower(request, tf.gather(self._base, request["items"]))}
+        query = self._tower(request, tf.gather(self._base, request["items"]))
+        return {"embedding": self._autoencoder(query, request["items"])}
 
 
 class ItemServing(tf.Module):  # type: ignore[misc]

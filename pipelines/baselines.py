@@ -66,12 +66,17 @@ def repeats(seen: Interactions, visitor: int, trend: Floats, half_life: float | 
 
 
 def ease(seen: Interactions, items: int, strength: float = EASE_STRENGTH) -> NDArray[np.float32]:
-    """[items, items] weights B of EASE: a history x scores all items by x B.
+    """[items, items] weights B of EASE: a history x scores all items by x B."""
+    return ease_of(incidence(seen, items), strength)
+
+
+def ease_of(had: scipy.sparse.csr_matrix, strength: float = EASE_STRENGTH) -> NDArray[np.float32]:
+    """The same from [visitors, items], 1 where a visitor had an item.
 
     The closed form of a linear autoencoder that may not copy its input (Steck, "Embarrassingly shallow autoencoders
     for sparse data", WWW 2019). Takes 4 * items² bytes and items³ multiplications.
     """
-    had = incidence(seen, items)
+    items = had.shape[1]
     gram = (had.T @ had).toarray()
     gram[np.diag_indices(items)] += strength
     lower = scipy.linalg.cholesky(gram, lower=True, overwrite_a=True, check_finite=False)

@@ -26,13 +26,15 @@ import tf_keras as keras
 from feature_repo import names, transforms
 from models import artifact, health, towers, two_tower, workers
 from models.vocabulary import FIRST
-from pipelines import corpus, datasets, examples, plots, split, stage, tracking, train_retrieval
+from pipelines import baselines, corpus, datasets, examples, plots, split, stage, tracking, train_retrieval
 from recsys.errors import BadData
 from recsys.settings import Settings
 
 FULL_SOFTMAX = 20_000  # items up to which every item competes in every step
 FEW_STAY_SHORT = 0.05  # of the visitors
 CUT_SHORT = 0.3  # of them per step, in such a shop
+LINEAR_ITEMS = 12_000  # the most popular ones, whose weights take 0.6 GB and half a minute
+LINEAR_EVENTS = 32.0  # longest half-life of the linear autoencoder; beyond that it makes no difference
 FEWEST_WATCHED = 200  # examples; the loss on fewer is noise, and says nothing about when to stop
 SHOWN = {"cross_entropy": "loss", "val_cross_entropy": "val_loss", "val_recall_100": "val_recall@100"}
 Report = Callable[[int, Mapping[str, float]], None]
@@ -51,6 +53,7 @@ class Recipe:
         fade: events in which it halves besides.
         repeats: whether what a visitor had before may be a target.
         short_histories: share of visitors per step whose history is cut to a few events.
+        linear_half_life: later events after which an event counts half in the linear autoencoder.
     """
 
     epochs: int
@@ -64,6 +67,7 @@ class Recipe:
     fade: float
     repeats: bool
     short_histories: float
+    linear_half_life: float
 
 
 def settle(params: train_retrieval.Params, counted: corpus.Census, cutoff: datetime, repeats: bool) -> Recipe:
@@ -99,6 +103,7 @@ def settle(params: train_retrieval.Params, counted: corpus.Census, cutoff: datet
         fade=params.fade,
         repeats=repeats,
         short_histories=params.short_histories if params.short_histories is not None else short,
+        linear_half_life=min(2.0 * params.fade, LINEAR_EVENTS),
     )
 
 
@@ -175,6 +180,8 @@ def train(
         layers=params.layers,
         history_dropout=params.history_dropout,
         short_histories=recipe.short_histories,
+        linear=params.linear,
+        linear_half_life=recipe.linear_half_life,
         id_dropout=params.id_dropout,
         dropout=params.dropout,
     )
@@ -197,6 +204,9 @@ def train(
             model = two_tower.TwoTower(shape, counted.words.sizes(), known, recipe.negatives)
         curve = fit(model, Path(place), layout, recipe, params, seed, report)
         model.learn_newcomers()
+        if params.linear:
+            log.info("fitting the linear autoencoder after %.0f s", time.monotonic() - started)
+            model.learn_linear(baselines.ease_of(counted.seen[:, FIRST : FIRST + LINEAR_ITEMS]))
     seconds = time.monotonic() - started
     scale = float(np.exp(model.log_scale.numpy()))
     best = min(curve, key=lambda epoch: epoch["val_loss"]) if "val_loss" in curve[-1] else curve[-1]

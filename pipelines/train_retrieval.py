@@ -34,6 +34,9 @@ class Params(stage.ReuseParams):
     )
     id_dropout: float = Field(0.1, ge=0, lt=1, description="share of items per step that go without their id")
     dropout: float = Field(0.1, ge=0, lt=1, description="share of a user tower's inner values hidden in training")
+    linear: float = Field(
+        0.2, ge=0, description="weight of the linear autoencoder (EASE) beside the user tower; 0: without"
+    )
     fade: float = Field(
         64.0, gt=0, description="events after which a target counts half: few if what comes next is all that is asked"
     )
