@@ -124,12 +124,11 @@ def trained(split: protocol.Split, lake: datasets.Lake, settings: Settings) -> "
 
     # One left out is the very next event, as far as ties in time let one tell; a window asks for what the weeks bring.
     params = train_retrieval.Params(day=split.day, run=RUN, **({"fade": NEXT_FADE} if split.window is None else {}))
-    repeats = bool(stage.result_of(settings, RUN, "features")["allow_repeats"])
     strategy = workers.strategy()
     with tempfile.TemporaryDirectory() as folder:
         found = corpus.source(lake, split.day, datasets.end_of(split.day))
         counted = corpus.census(found)
-        recipe = tower_training.settle(params, counted, found.cutoff, repeats)
+        recipe = tower_training.settle(params, counted, found.cutoff)
         made = tower_training.train(params, found, counted, recipe, settings.seed, Path(folder), _tell, strategy)
         two_tower.save(made.model, counted.words, Path(folder))
         return two_tower.Towers.load(Path(folder))

@@ -237,11 +237,11 @@ def main() -> None:
     words = vocabulary_of(options.items)
     nobody = scipy.sparse.csr_matrix((1, 1))
     counted = corpus.Census(words, np.zeros(0, np.float32), nobody, START, options.events)
-    recipe = tower_training.settle(params, counted, datetime.fromtimestamp(END, UTC), repeats=True)
+    recipe = tower_training.settle(params, counted, datetime.fromtimestamp(END, UTC))
     moments = np.linspace(START, END, recipe.moments + 1, endpoint=False)
     shop = Shop(words, catalogue(words, len(moments), rng), histories(words, options.events, rng), moments)
     layout = examples.Layout(params.history_length, recipe.targets, corpus.NO_STATED)
-    plan = examples.Plan(layout, moments, END, recipe.chunk, recipe.horizon, recipe.fade, recipe.repeats)
+    plan = examples.Plan(layout, moments, END, recipe.chunk, recipe.horizon, recipe.fade)
     shape = towers.Shape(dim=params.dim, history_length=params.history_length)
     # The peer comes first: deterministic ops, once enabled, stay so.
     peers = {

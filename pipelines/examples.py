@@ -91,8 +91,6 @@ class Plan:
         chunk: events after which a long visit is cut again.
         horizon: days in which the weight of a target halves, counted from the cut.
         fade: events in which it halves besides.
-        repeats: whether an item of the history may be a target again. One of the same visit never is: who clicks,
-            views and buys one thing wanted one thing, and a model rewarded for saying so learns nothing else.
     """
 
     layout: Layout
@@ -101,7 +99,6 @@ class Plan:
     chunk: int
     horizon: float
     fade: float
-    repeats: bool
 
 
 def validates(visitor_id: str) -> bool:
@@ -130,7 +127,11 @@ def cuts(sequences: Sequences, chunk: int, random: np.random.Generator) -> tuple
 
 
 def records(sequences: Sequences, plan: Plan, random: np.random.Generator) -> dict[str, NDArray[Any]]:
-    """All examples of some visitors, by field; also `valid`, which of them are for early stopping."""
+    """All examples of some visitors, by field; also `valid`, which of them are for early stopping.
+
+    An item of the history is no target again. To name it takes no model, and one that is rewarded for it learns less of
+    what goes with what.
+    """
     at, owner = cuts(sequences, plan.chunk, random)
     begin, end = sequences.offsets[owner], sequences.offsets[owner + 1]
     now = sequences.times[at]
@@ -142,7 +143,7 @@ def records(sequences: Sequences, plan: Plan, random: np.random.Generator) -> di
     future = np.where(real, future, 0)
     items, targets = np.where(known, sequences.items[past], 0), np.where(real, sequences.items[future], 0)
     since = now[:, None] - sequences.times[past]
-    real &= ~contained(targets, np.where(since <= VISIT_GAP, items, 0) if plan.repeats else items)
+    real &= ~contained(targets, items)
     wait = (sequences.times[future] - now[:, None]) / transforms.SECONDS_PER_DAY
     later = np.arange(plan.layout.targets) / plan.fade
     days = np.floor(now / transforms.SECONDS_PER_DAY)

@@ -51,7 +51,6 @@ class Recipe:
         targets: places for targets in an example.
         horizon: days in which the weight of a target halves.
         fade: events in which it halves besides.
-        repeats: whether what a visitor had before may be a target.
         short_histories: share of visitors per step whose history is cut to a few events.
         linear_half_life: later events after which an event counts half in the linear autoencoder.
     """
@@ -65,12 +64,11 @@ class Recipe:
     targets: int
     horizon: float
     fade: float
-    repeats: bool
     short_histories: float
     linear_half_life: float
 
 
-def settle(params: train_retrieval.Params, counted: corpus.Census, cutoff: datetime, repeats: bool) -> Recipe:
+def settle(params: train_retrieval.Params, counted: corpus.Census, cutoff: datetime) -> Recipe:
     """Hyperparameters from the size of the data, where the caller has not decided.
 
     Batch: a power of two near a ninth of the items, since each step embeds all items, whatever the batch. Epochs:
@@ -101,7 +99,6 @@ def settle(params: train_retrieval.Params, counted: corpus.Census, cutoff: datet
         targets=64,
         horizon=horizon,
         fade=params.fade,
-        repeats=repeats,
         short_histories=params.short_histories if params.short_histories is not None else short,
         linear_half_life=min(2.0 * params.fade, LINEAR_EVENTS),
     )
@@ -137,8 +134,7 @@ def _read(params: train_retrieval.Params, settings: Settings) -> tuple[corpus.So
     counted = corpus.census(found)
     if not counted.words.items:
         raise BadData(f"no positive events before {cutoff}; take a later day or ingest more data")
-    repeats = bool(stage.result_of(settings, params.run, "features")["allow_repeats"])
-    recipe = settle(params, counted, cutoff, repeats)
+    recipe = settle(params, counted, cutoff)
     log.info("%d events on %d items before %s: %s", counted.events, len(counted.words.items), cutoff, recipe)
     return found, counted, recipe
 
@@ -195,7 +191,6 @@ def train(
         chunk=recipe.chunk,
         horizon=recipe.horizon,
         fade=recipe.fade,
-        repeats=recipe.repeats,
     )
     with tempfile.TemporaryDirectory(dir=folder, prefix=".examples-") as place:
         written = examples.write(Path(place), corpus.sequences(found, counted.words), plan, seed)

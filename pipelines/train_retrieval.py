@@ -49,9 +49,8 @@ def touches(params: Params, settings: Settings) -> reuse.Touched:
     lake = datasets.lake(settings)
     stats = datasets.feature_view("item_stats")
     read = [lake.path(dataset, params.day) for dataset in (datasets.SEQUENCES, datasets.ITEMS, datasets.USERS)]
-    repeats = stage.result_of(settings, params.run, "features")["allow_repeats"]
     # The first event alone decides where the holdout begins.
-    told = {"seed": settings.seed, "repeats": repeats, "cutoff": split.holdout(lake, params.day).cutoff}
+    told = {"seed": settings.seed, "cutoff": split.holdout(lake, params.day).cutoff}
     known = [lake.path(stats, day) for day in lake.days(stats, params.day)]
     return reuse.Touched([*read, *known], facts=params.facts() | told)
 

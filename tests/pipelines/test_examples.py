@@ -37,7 +37,6 @@ def plan(**changes: object) -> examples.Plan:
         "chunk": 4,
         "horizon": 1.0,
         "fade": np.inf,
-        "repeats": True,
     }
     return examples.Plan(**(facts | changes))  # type: ignore[arg-type]
 
@@ -108,12 +107,10 @@ def test_records_come_back_as_written(tmp_path: Path) -> None:
     assert examples.batches([tmp_path / "train"], LAYOUT, 2) == len(moments)
 
 
-def test_an_item_of_the_same_visit_is_no_target() -> None:
+def test_an_item_of_the_history_is_no_target() -> None:
     again = sequences([[DAY, DAY + 10, DAY + 20, 4 * DAY]])
     again.items[:] = [2, 2, 3, 2]
     offered = examples.records(again, plan(), np.random.default_rng(0))
-    inside, later = offered["targets"][1], offered["targets"][-1]
-    assert set(inside) <= {0, 3}, "2 was clicked seconds ago"
-    assert later.tolist() == [2, 0, 0, 0], "days later it may be wanted again"
-    once = examples.records(again, plan(repeats=False), np.random.default_rng(0))
-    assert once["importance"][-1] == 0, "nothing new came next"
+    assert set(offered["targets"][1]) <= {0, 3}, "2 was clicked seconds ago"
+    assert not offered["targets"][-1].any(), "2 is wanted again days later, which is for other sources to say"
+    assert offered["importance"][-1] == 0, "nothing new came next"
