@@ -20,6 +20,7 @@ from feature_repo.changes import Change, Overlay
 from models import artifact, two_tower
 from models.index import Index
 from models.release import Release
+from models.versions import Versions
 from recsys.inference import Deed, Profile, RetrievalRequest, RetrievalResponse, strings
 from recsys.settings import Settings
 from serving.predictors import evidence, server, stages, visitors
@@ -56,7 +57,8 @@ class Retriever:
         settings: Settings,
     ) -> None:
         self._towers, self._index, self._visitors = towers, index, known
-        self._history_length, self._release = history_length, release
+        self._versions, self._history_length = Versions(towers, history_length), history_length
+        self._release = release
         self._stock = Stock.of(index, Overlay(), {})
         self._embedded: dict[str, tuple[int, NDArray[np.float32]]] = {}
         self._store = online.connect(settings.redis_url)
@@ -69,8 +71,7 @@ class Retriever:
         query = stock.row(request.query_item) if request.query_item else -1
         tested = evidence.tested(visitor, self._index) if query < 0 else []
         with watch.stage("tower"):
-            versions = [visitor, *map(visitor.without, tested)]
-            vectors = self._embed(versions, request.region) if query < 0 else stock.vectors[np.array([query])]
+            vectors = self._embed(visitor, tested, request.region) if query < 0 else stock.vectors[np.array([query])]
         with watch.stage("search"):
             rows, scores = stock.search(vectors[:1], request.k, query)
         with watch.stage("evidence"):
@@ -137,20 +138,19 @@ class Retriever:
         vectors = self._towers.items(inputs)
         return {item: (change.version, vector) for (item, change), vector in zip(new.items(), vectors, strict=True)}
 
-    def _embed(self, versions: Sequence[Visitor], region: str) -> NDArray[np.float32]:
-        """[n, dim] one visitor, with the history of each version."""
+    def _embed(self, visitor: Visitor, tested: Sequence[str], region: str) -> NDArray[np.float32]:
+        """[1 + m, dim] a visitor, and the same without each of the tested items."""
         inputs = transforms.user_tower_inputs(
-            items=[visitor.items for visitor in versions],
-            events=[visitor.events for visitor in versions],
-            times=[visitor.times for visitor in versions],
-            region=[visitor.text("region") or region for visitor in versions],
-            age_group=[visitor.text("age_group") for visitor in versions],
-            preferences=[visitor.values["preferences"] for visitor in versions],
-            now=np.array([visitor.now for visitor in versions]),
-            length=self._history_length,
+            items=[visitor.items],
+            events=[visitor.events],
+            times=[visitor.times],
+            region=[visitor.text("region") or region],
+            age_group=[visitor.text("age_group")],
+            preferences=[visitor.values["preferences"]],
+            now=np.array([visitor.now]),
+            length=max(self._history_length, len(visitor.items)),
         )
-        vectors: NDArray[np.float32] = self._towers.users(inputs)
-        return vectors
+        return self._versions.embed(inputs, tested)
 
     def _evidence(
         self,
