@@ -76,14 +76,16 @@ class Retriever:
             rows, scores = stock.search(vectors[:1], request.k, query)
         with watch.stage("evidence"):
             if query < 0:
-                named, events = self._evidence(visitor, tested, vectors, rows, stock)
+                because, causes, events = self._evidence(visitor, tested, vectors, rows, stock)
             else:
-                named, events = self._similar(request.query_item, rows)
+                # Every item is there because of the item on the page, which is being viewed.
+                because, causes, events = np.zeros(len(rows), np.int32), [request.query_item], ["view"]
         return RetrievalResponse(
             item_ids=stock.ids[rows],
             scores=scores,
-            evidence=named,
-            evidence_events=events,
+            because=because,
+            causes=strings(causes),
+            cause_events=strings(events),
             query=vectors[0],
             profile=self._profile(visitor, request.region),
             visitor=visitor.to_json(),
@@ -159,19 +161,17 @@ class Retriever:
         vectors: NDArray[np.float32],
         rows: NDArray[np.int64],
         stock: Stock,
-    ) -> tuple[NDArray[np.object_], NDArray[np.object_]]:
-        """For each candidate the item that it is there because of, or itself if it was met before; and what was done
-        with that last."""
+    ) -> tuple[NDArray[np.int32], list[str], list[str]]:
+        """For each candidate, which of the causes is its own; the causes, that is, the items that candidates are there
+        because of, candidates that were met before, and "" for none; and what was done with each last."""
         did = dict(zip(visitor.items, visitor.events, strict=True))
         held = self._index.vectors[self._index.rows(tested)]
-        causes = strings(["", *tested])[evidence.causes(stock.vectors[rows], vectors, held)]
-        candidates = stock.ids[rows]
-        named = [item if item in did else cause for item, cause in zip(candidates, causes, strict=True)]
-        return strings(named), strings([did.get(item, "") for item in named])
-
-    def _similar(self, query: str, rows: NDArray[np.int64]) -> tuple[NDArray[np.object_], NDArray[np.object_]]:
-        """Every item is there because of the item on the page, which is being viewed."""
-        return strings([query] * len(rows)), strings(["view"] * len(rows))
+        because = evidence.causes(stock.vectors[rows], vectors, held).astype(np.int32)
+        candidates = stock.ids[rows].tolist()
+        met = [place for place, item in enumerate(candidates) if item in did]
+        because[met] = 1 + len(tested) + np.arange(len(met))
+        causes = ["", *tested, *(candidates[place] for place in met)]
+        return because, causes, [did.get(item, "") for item in causes]
 
     def _profile(self, visitor: Visitor, region: str) -> Profile:
         return Profile(
