@@ -43,8 +43,8 @@ class Versions:
         """The visitor, and the same visitor at the same moment had they never met each of m items.
 
         Args:
-            visitor: one row from `transforms.user_tower_inputs`, with the whole history and at least `length` places:
-                a version that lacks an event has room for an older one.
+            visitor: one row from `transforms.user_tower_inputs`, with the whole history, for a version that lacks an
+                event has room for an older one. Padding is made here, so it may have none.
             left_out: the m items.
 
         Returns:
@@ -61,6 +61,8 @@ class Versions:
         newest = tf.argsort(tf.cast(~kept, tf.int32), stable=True)[:, : self._length]
         padding = tf.size(items)
         places = tf.where(tf.gather(kept, newest, batch_dims=1), newest, padding)
+        missing = self._length - tf.shape(places)[1]
+        places = tf.pad(places, [[0, 0], [0, missing]], constant_values=padding)
 
         def of_versions(name: str, value: tf.Tensor) -> tf.Tensor:
             if name.startswith("history_"):

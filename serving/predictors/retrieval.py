@@ -57,8 +57,7 @@ class Retriever:
         settings: Settings,
     ) -> None:
         self._towers, self._index, self._visitors = towers, index, known
-        self._versions, self._history_length = Versions(towers, history_length), history_length
-        self._release = release
+        self._versions, self._release = Versions(towers, history_length), release
         self._stock = Stock.of(index, Overlay(), {})
         self._embedded: dict[str, tuple[int, NDArray[np.float32]]] = {}
         self._store = online.connect(settings.redis_url)
@@ -150,7 +149,7 @@ class Retriever:
             age_group=[visitor.text("age_group")],
             preferences=[visitor.values["preferences"]],
             now=np.array([visitor.now]),
-            length=max(self._history_length, len(visitor.items)),
+            length=len(visitor.items),
         )
         return self._versions.embed(inputs, tested)
 
