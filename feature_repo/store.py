@@ -17,6 +17,7 @@ from feast import FeatureService, FeatureStore, RepoConfig
 from feast.types import Array
 
 from feature_repo import definitions, online
+from feature_repo.row import Row
 from recsys.errors import Permanent
 from recsys.settings import Settings
 
@@ -111,13 +112,13 @@ def read_online(store: FeatureStore, service: str, entity: str, ids: Sequence[st
 
 
 def online_user(store: FeatureStore, user_id: str, service: str = "ranking_v1") -> dict[str, Any]:
-    """All features of one user, scalars by name; an unknown user has None and empty lists. See `read_online`."""
-    return {name: values[0] for name, values in read_online(store, service, "user_id", [user_id]).items()}
+    """All features of one user, scalars by name; an unknown user has None and empty lists. See `Row.read`."""
+    return _row(store, service, "user_id").read(user_id)
 
 
 def online_session(store: FeatureStore, session_id: str) -> dict[str, Any]:
-    """The history of one visit; empty lists where it is unknown. See `read_online`."""
-    return {name: values[0] for name, values in read_online(store, "session_v1", "session_id", [session_id]).items()}
+    """The history of one visit; empty lists where it is unknown. See `Row.read`."""
+    return _row(store, "session_v1", "session_id").read(session_id)
 
 
 def historical(store: FeatureStore, service: str, entity: str, asked: pd.DataFrame) -> dict[str, list[Any]]:
@@ -160,6 +161,11 @@ def _service(store: FeatureStore, name: str) -> tuple[FeatureService, tuple[str,
     service = store.get_feature_service(name)
     fields = [f for projection in service.feature_view_projections for f in projection.features]
     return service, tuple(f.name for f in fields if isinstance(f.dtype, Array))
+
+
+@lru_cache(maxsize=32)
+def _row(store: FeatureStore, service: str, entity: str) -> Row:
+    return Row(store, store.get_feature_service(service), entity)
 
 
 def _registry(settings: Settings) -> Path:

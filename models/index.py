@@ -177,8 +177,8 @@ class Index:
         missing = np.isnan(scores)
         rows = np.where(missing, -1, found.astype(np.int64))
         scores = np.where(missing, -np.inf, scores).astype(np.float32)
-        order = np.lexsort((rows, -scores))
-        return np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)
+        order = np.arange(len(rows))[:, None], np.lexsort((rows, -scores))
+        return rows[order], scores[order]
 
     def _check_searcher(self, folder: Path) -> None:
         """ScaNN's files must be of these very vectors' shape."""

@@ -89,7 +89,11 @@ class Bag(keras.layers.Layer):  # type: ignore[misc]
     def call(self, ids: tf.Tensor) -> tf.Tensor:
         row, column = tf.unstack(tf.cast(tf.where(ids > 0), tf.int32), axis=1)
         present = tf.gather_nd(ids, tf.stack([row, column], axis=1))
-        found: tf.Tensor = tf.sparse.segment_mean(self.embeddings, present, row, num_segments=tf.shape(ids)[0])
+        # A further bag, of padding: where no bag holds anything, TensorFlow's gradient is whatever was in memory, and
+        # the table of a shop where nobody states a preference became NaN.
+        n = tf.shape(ids)[0]
+        present, row = tf.concat([present, [0]], 0), tf.concat([row, [n]], 0)
+        found: tf.Tensor = tf.sparse.segment_mean(self.embeddings, present, row, num_segments=n + 1)[:n]
         return found
 
 

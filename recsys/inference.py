@@ -9,13 +9,15 @@ made it, so that one page never mixes two releases.
 """
 
 import importlib.util
-import json
+import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from recsys.errors import Permanent, Retryable
@@ -86,11 +88,11 @@ class Profile:
     degraded: bool = False
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self))
+        return orjson.dumps(self).decode()
 
     @staticmethod
     def from_json(text: str) -> "Profile":
-        raw = json.loads(text)
+        raw = orjson.loads(text)
         return Profile(**raw | {"recent": tuple(raw["recent"])})
 
 
@@ -140,9 +142,10 @@ class RetrievalResponse:
     Attributes:
         item_ids: [k] str objects.
         scores: [k] float32, cosine of user and item embedding.
-        evidence: [k] an item of the visitor's history that is like the candidate and without which the candidate
-            would score lower; the candidate itself where the history holds it; or "".
-        evidence_events: [k] what the visitor did with it last, or "".
+        because: [k] int32, which of `causes` is each candidate's; many candidates have few between them.
+        causes: [m] an item of the visitor's history that is like the candidate and without which the candidate would
+            score lower; the candidate itself where the history holds it; or "".
+        cause_events: [m] what the visitor did with it last, or "".
         query: [dim] float32, unit norm, of the visitor, or of the request's item: times an item's vector, it is that
             item's score, whichever source proposed it.
         profile: what was known about the visitor.
@@ -151,48 +154,43 @@ class RetrievalResponse:
         timings: milliseconds by stage of the predictor.
     """
 
+    _ARRAYS: ClassVar = ("item_ids", "scores", "because", "causes", "cause_events", "query")
     item_ids: NDArray[np.object_]
     scores: NDArray[np.float32]
-    evidence: NDArray[np.object_]
-    evidence_events: NDArray[np.object_]
+    because: NDArray[np.int32]
+    causes: NDArray[np.object_]
+    cause_events: NDArray[np.object_]
     query: NDArray[np.float32]
     profile: Profile
     visitor: str = ""
     release: str = ""
     timings: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def evidence(self) -> NDArray[np.object_]:
+        """[k] the cause of each candidate."""
+        return self.causes[self.because]
+
+    @property
+    def evidence_events(self) -> NDArray[np.object_]:
+        """[k] what the visitor did last with the cause of each candidate."""
+        return self.cause_events[self.because]
+
     def tensors(self) -> dict[str, NDArray[Any]]:
-        """Many candidates have few causes between them: these travel once as `causes` and `cause_events`, [m] each, and
-        `because` [k] says which of them is each candidate's."""
-        pairs = list(zip(self.evidence, self.evidence_events, strict=True))
-        places = {pair: place for place, pair in enumerate(dict.fromkeys(pairs))}
-        return {
-            "item_ids": self.item_ids,
-            "scores": self.scores,
-            "because": np.fromiter(map(places.__getitem__, pairs), np.int32, len(pairs)),
-            "causes": strings([item for item, _ in places]),
-            "cause_events": strings([event for _, event in places]),
-            "query": self.query,
+        return {name: getattr(self, name) for name in self._ARRAYS} | {
             "profile": strings([self.profile.to_json()]),
             "visitor": strings([self.visitor]),
         }
 
     @staticmethod
     def from_tensors(tensors: Tensors, release: str, timings: Mapping[str, float]) -> "RetrievalResponse":
-        """Raises KeyError, ValueError, TypeError or IndexError for tensors of another version of the wire."""
-        arrays = {name: _tensor(tensors, name) for name in ("item_ids", "scores", "query")}
-        because = _tensor(tensors, "because")
-        causes, events = (_tensor(tensors, name)[because] for name in ("causes", "cause_events"))
+        """Raises KeyError, ValueError or TypeError for tensors of another version of the wire."""
+        arrays = {name: _tensor(tensors, name) for name in RetrievalResponse._ARRAYS}
+        because, count = arrays["because"], min(len(arrays["causes"]), len(arrays["cause_events"]))
+        if because.dtype != np.int32 or not ((because >= 0) & (because < count)).all():
+            raise ValueError(f"because must be places among {count} causes, got {because}")
         profile, visitor = Profile.from_json(_single(tensors, "profile")), str(_single(tensors, "visitor"))
-        return RetrievalResponse(
-            **arrays,
-            evidence=causes,
-            evidence_events=events,
-            profile=profile,
-            visitor=visitor,
-            release=release,
-            timings=timings,
-        )
+        return RetrievalResponse(**arrays, profile=profile, visitor=visitor, release=release, timings=timings)
 
 
 @dataclass(frozen=True, eq=False)
@@ -336,14 +334,16 @@ def _load_messages() -> Any:
 
 
 messages = _load_messages()
+_LENGTH = struct.Struct("<I")
 _DTYPES = {"INT32": np.dtype(np.int32), "FP32": np.dtype(np.float32)}
 
 
 def encode(tensor: NDArray[Any]) -> tuple[str, bytes]:
     """A tensor's datatype and raw bytes: BYTES elements have a 4-byte length before them, numbers are little-endian."""
     if tensor.dtype == object:
-        encoded = [value.encode() for value in tensor.ravel()]
-        return "BYTES", b"".join(part for value in encoded for part in (len(value).to_bytes(4, "little"), value))
+        encoded = [value.encode() for value in tensor.ravel().tolist()]
+        lengths = map(_LENGTH.pack, map(len, encoded))
+        return "BYTES", b"".join(chain.from_iterable(zip(lengths, encoded, strict=True)))
     if tensor.dtype == np.int32:
         return "INT32", tensor.tobytes()
     return "FP32", np.asarray(tensor, np.float32).tobytes()
@@ -378,7 +378,7 @@ def response_message(response: RetrievalResponse | RankingResponse, model: str, 
     """A `ModelInferResponse` with raw tensors."""
     message = messages.ModelInferResponse(model_name=model, model_version=response.release, id=request_id)
     message.parameters["release"].string_param = response.release
-    message.parameters["timings"].string_param = json.dumps(dict(response.timings))
+    message.parameters["timings"].string_param = orjson.dumps(dict(response.timings)).decode()
     for name, tensor in response.tensors().items():
         datatype, raw = encode(tensor)
         message.outputs.add(name=name, datatype=datatype, shape=tensor.shape)
@@ -390,5 +390,5 @@ def read_response(message: Any) -> tuple[dict[str, NDArray[Any]], str, dict[str,
     """Tensors by name, release id and timings of a `ModelInferResponse`."""
     pairs = zip(message.outputs, message.raw_output_contents, strict=True)
     tensors = {output.name: decode(output.datatype, output.shape, raw) for output, raw in pairs}
-    timings = json.loads(message.parameters["timings"].string_param or "{}")
+    timings = orjson.loads(message.parameters["timings"].string_param or "{}")
     return tensors, message.parameters["release"].string_param, timings

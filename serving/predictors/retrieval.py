@@ -20,6 +20,7 @@ from feature_repo.changes import Change, Overlay
 from models import artifact, two_tower
 from models.index import Index
 from models.release import Release
+from models.versions import Versions
 from recsys.inference import Deed, Profile, RetrievalRequest, RetrievalResponse, strings
 from recsys.settings import Settings
 from serving.predictors import evidence, server, stages, visitors
@@ -56,7 +57,7 @@ class Retriever:
         settings: Settings,
     ) -> None:
         self._towers, self._index, self._visitors = towers, index, known
-        self._history_length, self._release = history_length, release
+        self._versions, self._release = Versions(towers, history_length), release
         self._stock = Stock.of(index, Overlay(), {})
         self._embedded: dict[str, tuple[int, NDArray[np.float32]]] = {}
         self._store = online.connect(settings.redis_url)
@@ -69,20 +70,21 @@ class Retriever:
         query = stock.row(request.query_item) if request.query_item else -1
         tested = evidence.tested(visitor, self._index) if query < 0 else []
         with watch.stage("tower"):
-            versions = [visitor, *map(visitor.without, tested)]
-            vectors = self._embed(versions, request.region) if query < 0 else stock.vectors[np.array([query])]
+            vectors = self._embed(visitor, tested, request.region) if query < 0 else stock.vectors[np.array([query])]
         with watch.stage("search"):
             rows, scores = stock.search(vectors[:1], request.k, query)
         with watch.stage("evidence"):
             if query < 0:
-                named, events = self._evidence(visitor, tested, vectors, rows, stock)
+                because, causes, events = self._evidence(visitor, tested, vectors, rows, stock)
             else:
-                named, events = self._similar(request.query_item, rows)
+                # Every item is there because of the item on the page, which is being viewed.
+                because, causes, events = np.zeros(len(rows), np.int32), [request.query_item], ["view"]
         return RetrievalResponse(
             item_ids=stock.ids[rows],
             scores=scores,
-            evidence=named,
-            evidence_events=events,
+            because=because,
+            causes=strings(causes),
+            cause_events=strings(events),
             query=vectors[0],
             profile=self._profile(visitor, request.region),
             visitor=visitor.to_json(),
@@ -137,20 +139,19 @@ class Retriever:
         vectors = self._towers.items(inputs)
         return {item: (change.version, vector) for (item, change), vector in zip(new.items(), vectors, strict=True)}
 
-    def _embed(self, versions: Sequence[Visitor], region: str) -> NDArray[np.float32]:
-        """[n, dim] one visitor, with the history of each version."""
+    def _embed(self, visitor: Visitor, tested: Sequence[str], region: str) -> NDArray[np.float32]:
+        """[1 + m, dim] a visitor, and the same without each of the tested items."""
         inputs = transforms.user_tower_inputs(
-            items=[visitor.items for visitor in versions],
-            events=[visitor.events for visitor in versions],
-            times=[visitor.times for visitor in versions],
-            region=[visitor.text("region") or region for visitor in versions],
-            age_group=[visitor.text("age_group") for visitor in versions],
-            preferences=[visitor.values["preferences"] for visitor in versions],
-            now=np.array([visitor.now for visitor in versions]),
-            length=self._history_length,
+            items=[visitor.items],
+            events=[visitor.events],
+            times=[visitor.times],
+            region=[visitor.text("region") or region],
+            age_group=[visitor.text("age_group")],
+            preferences=[visitor.values["preferences"]],
+            now=np.array([visitor.now]),
+            length=len(visitor.items),
         )
-        vectors: NDArray[np.float32] = self._towers.users(inputs)
-        return vectors
+        return self._versions.embed(inputs, tested)
 
     def _evidence(
         self,
@@ -159,19 +160,17 @@ class Retriever:
         vectors: NDArray[np.float32],
         rows: NDArray[np.int64],
         stock: Stock,
-    ) -> tuple[NDArray[np.object_], NDArray[np.object_]]:
-        """For each candidate the item that it is there because of, or itself if it was met before; and what was done
-        with that last."""
+    ) -> tuple[NDArray[np.int32], list[str], list[str]]:
+        """For each candidate, which of the causes is its own; the causes, that is, the items that candidates are there
+        because of, candidates that were met before, and "" for none; and what was done with each last."""
         did = dict(zip(visitor.items, visitor.events, strict=True))
         held = self._index.vectors[self._index.rows(tested)]
-        causes = strings(["", *tested])[evidence.causes(stock.vectors[rows], vectors, held)]
-        candidates = stock.ids[rows]
-        named = [item if item in did else cause for item, cause in zip(candidates, causes, strict=True)]
-        return strings(named), strings([did.get(item, "") for item in named])
-
-    def _similar(self, query: str, rows: NDArray[np.int64]) -> tuple[NDArray[np.object_], NDArray[np.object_]]:
-        """Every item is there because of the item on the page, which is being viewed."""
-        return strings([query] * len(rows)), strings(["view"] * len(rows))
+        because = evidence.causes(stock.vectors[rows], vectors, held).astype(np.int32)
+        candidates = stock.ids[rows].tolist()
+        met = [place for place, item in enumerate(candidates) if item in did]
+        because[met] = 1 + len(tested) + np.arange(len(met))
+        causes = ["", *tested, *(candidates[place] for place in met)]
+        return because, causes, [did.get(item, "") for item in causes]
 
     def _profile(self, visitor: Visitor, region: str) -> Profile:
         return Profile(

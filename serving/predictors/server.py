@@ -21,6 +21,7 @@ from typing import Any, Protocol, cast
 import kserve
 import numpy as np
 import threadpoolctl
+import uvloop
 from fastapi import Request
 from fastapi.responses import JSONResponse
 from grpc import aio
@@ -218,7 +219,7 @@ class Server(kserve.ModelServer):  # type: ignore[misc]
             address, self._release.release_id, self.dataplane, self.model_repository_extension
         )
         self.servers = [self._rest_server.start(), self._grpc_server.start(1)]
-        asyncio.run(self._run())
+        uvloop.run(self._run())
 
     async def _run(self) -> None:
         self.setup_event_loop()

@@ -71,11 +71,6 @@ class Visitor:
         except (ValueError, KeyError, TypeError) as error:
             raise Refused(f"visitor is not what retrieval answered with: {error!r}") from None
 
-    def without(self, item_id: str) -> "Visitor":
-        """The same visitor at the same moment, had they never met an item."""
-        kept = [k for k, item in enumerate(self.items) if item != item_id]
-        return replace(self, values={**self.values, **{n: [self.values[n][k] for k in kept] for n in names.HISTORY}})
-
 
 class Reader:
     """Reads visitors for one release; thread-safe.

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import pandas as pd
 import pytest
+from feast.types import Array, Float32, Int64, String
 
 from feature_repo import definitions, store
 from recsys.errors import Permanent, Retryable
@@ -53,8 +54,25 @@ def test_known_and_unknown_users_come_from_one_read(online_settings: Settings) -
     assert found["preferences"] == [[], []]
     assert found["categories"] == [[], []]
     assert found["spend_30d"] == [None, None]
-    assert store.online_user(feast, "ann", "retrieval_v1")["history_events"] == ["view", "purchase"]
     assert store.online_session(feast, "s1") == {name: [] for name in history}
+
+
+@pytest.mark.services
+@pytest.mark.parametrize("service", ["retrieval_v1", "ranking_v1"])
+def test_one_user_is_read_as_one_of_many(online_settings: Settings, service: str) -> None:
+    """Ann has a value for everything, bob a profile of nulls, and the others nothing."""
+    feast = store.connect(online_settings)
+    sample = {Array(String): ["ü", ""], Array(Int64): [3, -1], Array(Float32): [0.1, 2.0]}
+    sample |= {String: "DE", Int64: 7, Float32: 0.1}
+    for view in ("user_profile", "user_history", "user_activity", "user_categories"):
+        values = {field.name: [sample[field.dtype], None] for field in definitions.SCHEMAS[view]}
+        row = {"user_id": ["ann", "bob"], "event_timestamp": [WHEN, WHEN]}
+        feast.write_to_online_store(view, pd.DataFrame(row | values).head(2 if view == "user_profile" else 1))
+    for user_id in ("ann", "bob", "nobody", ""):
+        many = store.read_online(feast, service, "user_id", [user_id])
+        one = store.online_user(feast, user_id, service)
+        assert one == {name: value for name, [value] in many.items()}
+        assert {name: type(value) for name, value in one.items()} == {n: type(value) for n, [value] in many.items()}
 
 
 @pytest.mark.services

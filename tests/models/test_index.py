@@ -110,7 +110,7 @@ def test_save_and_load_answer_alike_even_after_a_move(count: int, tmp_path: Path
     built.save(tmp_path / "a")
     loaded = index.Index.load((tmp_path / "a").rename(tmp_path / "b"))
     assert loaded.settings == built.settings
-    assert isinstance(loaded.vectors, np.memmap)
+    assert isinstance(loaded.vectors.base, np.memmap)
     assert not list((tmp_path / "b").rglob("*.pkl"))
     for one, other in zip(built.search(vectors(9), 20), loaded.search(vectors(9), 20), strict=True):
         np.testing.assert_array_equal(one, other)

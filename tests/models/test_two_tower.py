@@ -19,6 +19,17 @@ def test_a_bag_is_the_mean_of_what_is_there() -> None:
     assert bag(tf.constant([[1, 2, 0], [0, 0, 0], [0, 3, 3]])).numpy().tolist() == [[2, 1], [0, 0], [5, 5]]
 
 
+def test_bags_that_are_all_empty_leave_the_table_as_it_is() -> None:
+    bag = towers.Bag(80, 32)
+    bag(tf.zeros([1, 3], tf.int32))
+    memory = [tf.fill([80, 32], np.nan) for _ in range(50)]
+    del memory  # what is allocated next is likely to lie there
+    with tf.GradientTape() as tape:
+        found = bag(tf.zeros([256, 8], tf.int32))
+    assert not found.numpy().any()
+    assert not tf.convert_to_tensor(tape.gradient(found, bag.embeddings)).numpy().any()
+
+
 def pooled(scale: tuple[float, float], ages: list[float], present: list[bool]) -> list[float]:
     """How much of each event is in the mean: the events are unit vectors."""
     layer = history.DecayPooling([scale], event_types=1)

@@ -56,16 +56,16 @@ def test_a_ranking_request_arrives_as_it_was(items: list[tuple[str, float]], ble
 def test_responses_arrive_as_they_were() -> None:
     profile = Profile(True, 3, "France", "25-34", ("i1", "i2"), degraded=True)
     ids, scores = inference.strings(["é", "i2", "i3", "i4"]), np.array([0.5, 0.25, 0.1, 0.1], np.float32)
-    causes = inference.strings(["", "i2", "", "i2"])
+    because, causes, events = np.array([0, 1, 0, 1], np.int32), *map(inference.strings, (["", "i2"], ["", "view"]))
     query = np.array([0.6, -0.8, 0.0], np.float32)
-    sent = RetrievalResponse(ids, scores, causes, causes, query, profile, "{é}", "r1", {"tower": 1.5})
+    sent = RetrievalResponse(ids, scores, because, causes, events, query, profile, "{é}", "r1", {"tower": 1.5})
     message = inference.response_message(sent, "retrieval", "id-1")
     arrived = inference.messages.ModelInferResponse.FromString(message.SerializeToString())
     assert (arrived.id, arrived.model_version) == ("id-1", "r1")
     found = RetrievalResponse.from_tensors(*inference.read_response(arrived))
     assert found.item_ids.tolist() == ["é", "i2", "i3", "i4"]
-    assert found.evidence.tolist() == found.evidence_events.tolist() == ["", "i2", "", "i2"]
-    assert sent.tensors()["causes"].tolist() == ["", "i2"], "each cause travels once"
+    assert found.evidence.tolist() == ["", "i2", "", "i2"]
+    assert found.evidence_events.tolist() == ["", "view", "", "view"]
     np.testing.assert_array_equal(found.query, query)
     assert (found.profile, found.visitor) == (profile, "{é}")
     assert (found.release, found.timings) == ("r1", {"tower": 1.5})
@@ -95,7 +95,8 @@ def answering(message: Any) -> Iterator[str]:
 
 SCORE = np.array([0.5], np.float32)
 CANDIDATE = inference.strings(["i1"])
-CANDIDATES = RetrievalResponse(CANDIDATE, SCORE, CANDIDATE, CANDIDATE, SCORE, Profile(True, 1, "", ""))
+FIRST = np.zeros(1, np.int32)
+CANDIDATES = RetrievalResponse(CANDIDATE, SCORE, FIRST, CANDIDATE, CANDIDATE, SCORE, Profile(True, 1, "", ""))
 SCORES = RankingResponse(SCORE, SCORE, SCORE, SCORE, SCORE)
 
 
@@ -103,10 +104,10 @@ SCORES = RankingResponse(SCORE, SCORE, SCORE, SCORE, SCORE)
     ("answer", "tensor", "instead", "words"),
     [
         (CANDIDATES, "because", None, "tensor 'because' is missing"),
-        (CANDIDATES, "because", np.array([9], np.int32), "index 9 is out of bounds"),
+        (CANDIDATES, "because", np.array([9], np.int32), "because must be places among 1 causes"),
         (CANDIDATES, "causes", None, "tensor 'causes' is missing"),
         (CANDIDATES, "visitor", None, "tensor 'visitor' is missing"),
-        (CANDIDATES, "profile", inference.strings(["ann"]), "Expecting value"),
+        (CANDIDATES, "profile", inference.strings(["ann"]), "expected a JSON value"),
         (CANDIDATES, "profile", inference.strings(['{"recent": [], "name": "ann"}']), "'name'"),
         (SCORES, "revenue", None, "tensor 'revenue' is missing"),
     ],

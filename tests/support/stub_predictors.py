@@ -149,11 +149,12 @@ class Stub:
         if self.behaviour == "strangers":
             ids = inference.strings([f"stranger-{row}" for row in range(count)])
         profile = Profile(ask.user_id in KNOWN_USERS, 1, "", "", degraded=self.behaviour == "degraded")
-        nothing = inference.strings([""] * count)
+        nothing = inference.strings([""])
         release = "another" if self.behaviour == "other_release" else self.release
         return RetrievalResponse(
             ids,
             scores,
+            np.zeros(count, np.int32),
             nothing,
             nothing,
             np.ones(1, np.float32),

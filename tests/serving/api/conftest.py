@@ -167,8 +167,9 @@ def retrieved(request: RetrievalRequest) -> RetrievalResponse:
     return RetrievalResponse(
         inference.strings([f"i{n}" for n in numbers]),
         np.linspace(0.9, 0.1, 60).astype(np.float32),
-        inference.strings([last or "i58"] * 60),
-        inference.strings(["view" if last else "purchase"] * 60),
+        np.zeros(60, np.int32),
+        inference.strings([last or "i58"]),
+        inference.strings(["view" if last else "purchase"]),
         embeddings()[59],
         Profile(known, 3 if known else 0, *(("Germany", "25-34") if request.user_id in ("ann", "new") else ("", ""))),
         visitor=json.dumps({"user_id": request.user_id, "recent": request.recent}),

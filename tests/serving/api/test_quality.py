@@ -188,6 +188,6 @@ async def test_a_slow_ranker_is_asked_about_fewer_items_and_the_page_says_so(
 def wide(k: int) -> inference.RetrievalResponse:
     """The first items of a large catalogue, for a shopper with a history."""
     ids = inference.strings([f"i{n}" for n in range(20, 20 + k)])
-    unknown = inference.strings([""] * k)
+    because, unknown = np.zeros(k, np.int32), inference.strings([""])
     scores, profile = np.linspace(0.9, 0.1, k).astype(np.float32), inference.Profile(True, 3, "Germany", "25-34")
-    return inference.RetrievalResponse(ids, scores, unknown, unknown, np.ones(2, np.float32), profile)
+    return inference.RetrievalResponse(ids, scores, because, unknown, unknown, np.ones(2, np.float32), profile)

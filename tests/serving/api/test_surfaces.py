@@ -132,7 +132,7 @@ def _first_ten(answer: Any) -> Any:
 
     def shorter(request: Any) -> Any:
         found = answer(request)
-        parts = {name: getattr(found, name)[:10] for name in ("item_ids", "scores", "evidence", "evidence_events")}
+        parts = {name: getattr(found, name)[:10] for name in ("item_ids", "scores", "because")}
         return replace(found, **parts)
 
     return shorter
