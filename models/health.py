@@ -1,10 +1,29 @@
-"""Whether embeddings use the space they have: figures that turn before recall does."""
+"""Whether a model is well: embeddings that use the space they have, figures that turn before recall does, and weights
+that are numbers.
+"""
+
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.errors import Permanent
+
 SAMPLE = 4_000  # vectors that the quadratic figures look at
 NEIGHBOURS = 10
+
+
+def check_finite(weights: Iterable[Any]) -> None:
+    """Refuse the weights (TensorFlow variables) of a model that training has ruined: a table that few requests read may
+    hold NaN, and no gate sees it.
+
+    Raises:
+        Permanent: some are not finite.
+    """
+    ruined = [weight.name for weight in weights if not np.isfinite(weight.numpy()).all()]
+    if ruined:
+        raise Permanent(f"training left weights that are no numbers in {', '.join(ruined)}; lower the learning rate")
 
 
 def measure(vectors: NDArray[np.float32], seed: int) -> dict[str, float]:

@@ -37,7 +37,7 @@ import tf_keras as keras
 from numpy.typing import NDArray
 
 from feature_repo import events
-from models import calibration, forest
+from models import calibration, forest, health
 from models.places import POSITIONS, SMALLEST, Debias, Slots
 
 CHAIN = ("click", "cart", "purchase")
@@ -415,7 +415,12 @@ class Served(tf.Module):  # type: ignore[misc]
         return {head: found[:, k] for k, head in enumerate(HEADS)}
 
     def save(self, folder: Path, features: int) -> None:
-        """Write the SavedModel; signature `serving_default`, inputs by name."""
+        """Write the SavedModel; signature `serving_default`, inputs by name.
+
+        Raises:
+            Permanent: it has weights that are not finite.
+        """
+        health.check_finite(self._model.weights)
         specs = {name: tf.TensorSpec([None], tf.string, name) for name in STRINGS}
         specs["numeric"] = tf.TensorSpec([None, features], tf.float32, "numeric")
         serve = tf.function(lambda **inputs: self.score(inputs), autograph=False)

@@ -18,7 +18,7 @@ import tf_keras as keras
 from numpy.typing import NDArray
 
 from feature_repo import names, transforms
-from models import autoencoder, newcomer, towers, vocabulary, workers
+from models import autoencoder, health, newcomer, towers, vocabulary, workers
 from models.towers import Tensors
 from models.vocabulary import FIRST
 
@@ -292,7 +292,12 @@ class ItemServing(tf.Module):  # type: ignore[misc]
 
 
 def save(model: TwoTower, words: vocabulary.Vocabulary, folder: Path) -> None:
-    """Write both towers as SavedModels under an artifact's folder."""
+    """Write both towers as SavedModels under an artifact's folder.
+
+    Raises:
+        Permanent: they have weights that are not finite.
+    """
+    health.check_finite(model.weights)
     lookup = vocabulary.Lookup(words)
     for name, module in ((USER_TOWER, UserServing(model, lookup)), (ITEM_TOWER, ItemServing(model, lookup))):
         tf.saved_model.save(module, str(folder / name), signatures={SIGNATURE: module.serve})
