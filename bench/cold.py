@@ -188,7 +188,7 @@ def queries(split: protocol.Split) -> NDArray[np.float32]:
 def trained(split: protocol.Split, root: Path) -> tuple[datasets.Lake, "two_tower.Towers"]:
     settings: Settings = configuration.load().model_copy(update={"storage": Storage(root=str(root))})
     lake = quality.prepared(split, settings)
-    return lake, quality.trained(split, lake, settings, datasets.end_of(split.day))
+    return lake, quality.trained(split, lake, settings)
 
 
 def embed_items(split: protocol.Split, lake: datasets.Lake, towers: "two_tower.Towers") -> NDArray[np.float32]:

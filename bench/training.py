@@ -135,7 +135,7 @@ def histories(words: vocabulary.Vocabulary, count: int, rng: np.random.Generator
     )
 
 
-class Plain(tfrs.Model):  # type: ignore[misc]
+class Plain(tfrs.Model):
     """The towers as the tutorial trains them.
 
     A batch has strings as the user tower's serving signature takes them, and `target` [batch].
