@@ -13,6 +13,7 @@ from recsys import supervisor
 from recsys.errors import Permanent
 from recsys.settings import COLOURS, REPOSITORY, ROLES, Colour, Role, Settings
 
+NICE = ("nice", "-n", "10")  # a tenth of the processor's time where others want it, all of it where nobody does
 _FORBIDDEN = frozenset("\"'%;#\n\\")  # have a meaning in supervisor's configuration
 
 
@@ -28,6 +29,7 @@ class Program:
         directory: working directory.
         environment: what it needs beyond the supervisor's own environment; no secrets, it is written to a file.
         family: it has children that outlive it when it is killed (see `recsys.sweep`).
+        yields: it gives way to what serves: a training shall not keep a shopper waiting.
         stop_signal: what ends it in order.
         colour: of a predictor; it is started when a release is there for it.
     """
@@ -39,6 +41,7 @@ class Program:
     ports: tuple[int, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     family: bool = False
+    yields: bool = False
     stop_signal: str = "TERM"
     colour: Colour | None = None
 
@@ -98,7 +101,8 @@ def _mlflow(settings: Settings) -> Program:
     ]
     # Without it the server starts eight workers of 250 MB for jobs (evaluation of language models) that nobody submits.
     environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    return Program("mlflow", command, folder, settings.mlflow_url, (settings.network.mlflow,), environment, family=True)
+    ports = (settings.network.mlflow,)
+    return Program("mlflow", command, folder, settings.mlflow_url, ports, environment, family=True, yields=True)
 
 
 def _airflow(settings: Settings) -> list[Program]:
@@ -123,6 +127,7 @@ def _airflow(settings: Settings) -> list[Program]:
             (network.airflow,) if part == "api-server" else (),
             airflow_environment(settings),
             family=True,
+            yields=True,
             stop_signal="INT",
         )
         for part, options in commands.items()
@@ -209,10 +214,11 @@ supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
 
 def _section(settings: Settings, program: Program) -> str:
     group_file = supervisor.run_folder(settings) / f"{program.name}.group"
+    nice = NICE if program.yields else ()
     sweep = [sys.executable, "-m", "recsys.sweep", str(group_file)] if program.family else []
     environment = {"PYTHONPATH": str(REPOSITORY), **program.environment}
     return f"""[program:{program.name}]
-command = {shlex.join([*sweep, *program.command])}
+command = {shlex.join([*nice, *sweep, *program.command])}
 directory = {program.directory}
 environment = {",".join(f'{name}="{value}"' for name, value in environment.items())}
 autostart = false

@@ -1,5 +1,6 @@
 """The local platform comes up, comes back, and goes without a trace. Redis stands for all programs: it is quick."""
 
+import configparser
 import json
 import os
 import socket
@@ -18,7 +19,7 @@ from pipelines.local_backend import LocalBackend
 from recsys import local, programs, supervisor, sweep
 from recsys import settings as configuration
 from recsys.errors import Permanent, Retryable
-from recsys.settings import Services, Settings
+from recsys.settings import COLOURS, ROLES, Services, Settings
 from recsys.supervisor import Supervisor
 
 ELSEWHERE = "http://127.0.0.1:1"
@@ -166,6 +167,16 @@ def test_without_a_supervisor_everything_is_stopped(settings: Settings) -> None:
     ]  # fmt: skip
     with pytest.raises(Retryable, match="recsys up"):
         Supervisor(settings).processes()
+
+
+def test_what_trains_and_schedules_gives_way_to_what_serves(settings: Settings) -> None:
+    told = configparser.RawConfigParser()
+    told.read_string(programs.render(settings, programs.of(settings)))
+    commands = {name[8:]: told[name]["command"] for name in told.sections() if name.startswith("program:")}
+    nice = {name for name, command in commands.items() if command.startswith("nice -n 10 ")}
+    serving = {"redis", "api", *(f"{role}-{colour}" for role in ROLES for colour in COLOURS)}
+    assert nice == commands.keys() - serving
+    assert nice >= {"mlflow", "airflow-scheduler"}, "tasks inherit it from the scheduler"
 
 
 def test_the_configuration_holds_no_secret(settings: Settings) -> None:
