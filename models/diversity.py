@@ -49,10 +49,10 @@ class Mmr:
     """
 
     def __init__(self, relevance: Floats, vectors: Vectors, strength: float, window: int) -> None:
-        self._vectors, self._strength = vectors, strength
+        self._vectors, self._strength = vectors, np.float64(strength)
         self._relevance = (1 - strength) * relevance
         # A ring of cosines to the last chosen, [window, n]. -1, below which none can be, stands for places still empty.
-        self._alike = np.full((window, len(relevance)), -1.0)
+        self._alike = np.full((window, len(relevance)), -1.0, np.float32)
         self._chosen = 0
         self.value = self._relevance
 

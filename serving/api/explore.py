@@ -130,7 +130,7 @@ class Explorer:
             self._metrics.falls.labels("arms", "down").inc()
             log.warning("exploration goes on with what it knew: %s", error)
             return
-        self.pool = await asyncio.to_thread(_pool, live, rows, frozenset(owed), known, learnt)
+        self.pool = await asyncio.to_thread(_pool, live, rows, frozenset(owed), known, learnt, self.pool)
 
     async def refresh(self, live: LiveRelease | None) -> None:
         """Follow the release that serves, if one does."""
@@ -278,8 +278,14 @@ def _arms(live: LiveRelease, owed: Mapping[str, int]) -> Rows:
 
 
 def _pool(
-    live: LiveRelease, rows: Rows, owed: frozenset[str], known: arms.Counts, learnt: arms.Statistics | None
+    live: LiveRelease,
+    rows: Rows,
+    owed: frozenset[str],
+    known: arms.Counts,
+    learnt: arms.Statistics | None,
+    before: Pool | None = None,
 ) -> Pool:
+    """The edition of what is known; the one before where nothing more is, since its particles take 80 ms to draw."""
     trials, won = float((known.successes + known.failures).sum()), float(known.successes.sum())
     overall = (won + RATE * TRIALS) / (trials + TRIALS)
     clicks, views = live.brand_record
@@ -294,6 +300,8 @@ def _pool(
         regression = Regression(learnt.gram, learnt.moment).decayed(learnt.age, HALF_LIFE)
     digest.update(regression.gram.tobytes() + regression.moment.tobytes())
     edition = digest.hexdigest()
+    if before is not None and before.live is live and before.edition == edition:
+        return before if before.owed == owed else replace(before, owed=owed)
     linear = bandits.linear(regression, SPREAD, f"{VERSION}-{contexts.NAME}", edition)
     return Pool(
         live,

@@ -128,6 +128,9 @@ async def test_what_shoppers_do_with_an_item_changes_its_chances(world: Any) -> 
     known = dict(zip(live.catalogue.ids[explorer.pool.rows], explorer.pool.posterior.mean, strict=True))
     assert known[liked] > 0.5 > known[ignored]
     assert explorer.pool.edition != before.edition
+    newest = explorer.pool
+    await explorer.follow(live)
+    assert explorer.pool is newest, "nothing more is known, so nothing is drawn anew"
 
 
 async def test_the_linear_policy_learns_who_likes_what(world: Any) -> None:
