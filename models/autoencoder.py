@@ -62,11 +62,12 @@ class Autoencoder(keras.layers.Layer):  # type: ignore[misc]
             vectors: [m, dim] of all items of the vocabulary.
             share: [m] of each item among the targets.
         """
-        n = len(weights)
-        centred = vectors - vectors.mean(axis=0)
-        self.spread.assign(np.linalg.cholesky(centred.T @ centred / len(vectors) + SMALLEST * np.eye(vectors.shape[1])))
+        n, one = len(weights), np.eye(vectors.shape[1])
+        exact = vectors.astype(np.float64)  # of fewer items than dimensions the covariance has no inverse, but a root
+        centred = exact - exact.mean(axis=0)
+        self.spread.assign(np.linalg.cholesky(centred.T @ centred / len(exact) + SMALLEST * one))
         table = np.zeros(self._shape, np.float32)
-        weighed = vectors[:n] * (share[:n] / max(float(share[:n].mean()), SMALLEST))[:, None]
-        inner = weighed.T @ vectors[:n] + RIDGE * n / vectors.shape[1] * np.eye(vectors.shape[1])
-        table[FIRST : FIRST + n] = weights @ np.linalg.solve(inner, weighed.T).T
+        weighed = exact[:n] * (share[:n] / max(float(share[:n].mean()), SMALLEST))[:, None]
+        inner = weighed.T @ exact[:n] + RIDGE * n / len(one) * one
+        table[FIRST : FIRST + n] = weights @ np.linalg.solve(inner, weighed.T).T.astype(np.float32)
         self.table.assign(table)

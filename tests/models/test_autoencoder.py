@@ -71,6 +71,15 @@ def test_the_table_is_the_weighted_projection_of_the_weights() -> None:
     np.testing.assert_allclose(layer.table.numpy()[FIRST:], expected, atol=1e-4)
 
 
+def test_a_shop_of_fewer_items_than_dimensions_or_of_equal_items_is_fitted() -> None:
+    random = np.random.default_rng(5)
+    few = random.normal(size=(3, 128)).astype(np.float32)
+    for vectors in (few / np.linalg.norm(few, axis=1, keepdims=True), np.repeat(few[:1], 3, axis=0)):
+        found = queried(fitted(vectors=vectors), vectors[1].tolist(), [MUG])
+        assert np.isfinite(found).all()
+        assert np.linalg.norm(found) == pytest.approx(1.0, abs=1e-5)
+
+
 def test_weights_of_the_most_popular_items_alone_leave_the_others_without() -> None:
     layer = fitted(weights=ALIKE[:2, :2])
     assert not layer.table.numpy()[CUP].any()
