@@ -420,7 +420,7 @@ class Served(tf.Module):  # type: ignore[misc]
         Raises:
             Permanent: it has weights that are not finite.
         """
-        health.check_finite(self._model.weights)
+        health.check_finite(self._model.trainable_weights)
         specs = {name: tf.TensorSpec([None], tf.string, name) for name in STRINGS}
         specs["numeric"] = tf.TensorSpec([None, features], tf.float32, "numeric")
         serve = tf.function(lambda **inputs: self.score(inputs), autograph=False)

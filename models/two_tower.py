@@ -297,7 +297,7 @@ def save(model: TwoTower, words: vocabulary.Vocabulary, folder: Path) -> None:
     Raises:
         Permanent: they have weights that are not finite.
     """
-    health.check_finite(model.weights)
+    health.check_finite(model.trainable_weights)  # metrics are weights too, and those of all workers
     lookup = vocabulary.Lookup(words)
     for name, module in ((USER_TOWER, UserServing(model, lookup)), (ITEM_TOWER, ItemServing(model, lookup))):
         tf.saved_model.save(module, str(folder / name), signatures={SIGNATURE: module.serve})

@@ -144,7 +144,7 @@ def test_a_failed_gate_stops_everything(shop: Settings, backend: StubBackend, ga
         ("strangers", smoke.SmokeFailure, "not in the catalogue"),
         ("other_release", smoke.SmokeFailure, "'another'"),
         ("degraded", Retryable, "feature store"),
-        ("old", inference.Refused, "another version of the wire: .*'query' is missing"),
+        ("old", inference.Refused, "another version of the wire: .*'because' is missing"),
         ("fails", Permanent, "requests failed"),
         ("slow", Permanent, "p99"),
     ],
