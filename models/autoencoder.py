@@ -58,7 +58,7 @@ class Autoencoder(keras.layers.Layer):  # type: ignore[misc]
         """Project weights on the item vectors; what popular items get counts as much as they are taken.
 
         Args:
-            weights: [n, n] of the first n items of the vocabulary, see `pipelines.baselines.ease`.
+            weights: [n, n] of the first n items of the vocabulary, see `pipelines.baselines.ease_of`.
             vectors: [m, dim] of all items of the vocabulary.
             share: [m] of each item among the targets.
         """

@@ -23,7 +23,9 @@ def check_finite(weights: Iterable[Any]) -> None:
     """
     ruined = [weight.name for weight in weights if not np.isfinite(weight.numpy()).all()]
     if ruined:
-        raise Permanent(f"training left weights that are no numbers in {', '.join(ruined)}; lower the learning rate")
+        raise Permanent(
+            f"training left weights that are no numbers in {', '.join(ruined)}; train with a lower learning_rate"
+        )
 
 
 def measure(vectors: NDArray[np.float32], seed: int) -> dict[str, float]:

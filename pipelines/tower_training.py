@@ -33,8 +33,7 @@ from recsys.settings import Settings
 FULL_SOFTMAX = 20_000  # items up to which every item competes in every step
 FEW_STAY_SHORT = 0.05  # of the visitors
 CUT_SHORT = 0.3  # of them per step, in such a shop
-LINEAR_ITEMS = 12_000  # the most popular ones, whose weights take 0.6 GB and half a minute
-LINEAR_EVENTS = 32.0  # longest half-life of the linear autoencoder; beyond that it makes no difference
+LINEAR_ITEMS = 12_000  # the most popular ones; their weights take 15 s and 2.4 GB at the peak
 FEWEST_WATCHED = 200  # examples; the loss on fewer is noise, and says nothing about when to stop
 SHOWN = {"cross_entropy": "loss", "val_cross_entropy": "val_loss", "val_recall_100": "val_recall@100"}
 Report = Callable[[int, Mapping[str, float]], None]
@@ -76,7 +75,8 @@ def settle(params: train_retrieval.Params, counted: corpus.Census, cutoff: datet
     larger rate, within 2 to 8. Statistics are looked up about weekly, each moment shared by enough events to fill
     batches. Targets count half after a twenty-fourth of the span, which is half of what the holdout asks about; a
     visit is cut no more seldom than targets count half. Histories are cut short where few visitors have short ones: a
-    short history is then a beginning, and says what people begin with rather than what follows these events.
+    short history is then a beginning, and says what people begin with rather than what follows these events. The linear
+    autoencoder forgets as EASE's query does, and sooner where what comes next is all that is asked.
     """
     items, events = len(counted.words.items), counted.events
     days = (cutoff.timestamp() - counted.first_time) / transforms.SECONDS_PER_DAY
@@ -100,7 +100,7 @@ def settle(params: train_retrieval.Params, counted: corpus.Census, cutoff: datet
         horizon=horizon,
         fade=params.fade,
         short_histories=params.short_histories if params.short_histories is not None else short,
-        linear_half_life=min(2.0 * params.fade, LINEAR_EVENTS),
+        linear_half_life=min(2.0 * params.fade, baselines.EASE_EVENTS),
     )
 
 

@@ -35,5 +35,5 @@ def test_one_item_that_is_near_everybody_is_a_hub() -> None:
 def test_weights_that_are_no_numbers_are_refused_by_name() -> None:
     well, ruined = tf.Variable([1.0, 2.0], name="well"), tf.Variable([[1.0, np.nan]], name="preferences")
     health.check_finite([well])
-    with pytest.raises(Permanent, match=r"preferences:0; lower"):
+    with pytest.raises(Permanent, match=r"preferences:0; train with a lower learning_rate"):
         health.check_finite([well, ruined])

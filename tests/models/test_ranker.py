@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from models import calibration, forest, places, ranker
+from recsys.errors import Permanent
 
 FEATURES = 4
 ROWS = 12
@@ -65,6 +66,15 @@ def test_saved_and_loaded_answers_the_same(tmp_path: Path) -> None:
     after = ranker.Scorer.load(tmp_path / "model").score(rows())
     for head in ranker.HEADS:
         np.testing.assert_allclose(after[head], before[head].numpy(), rtol=1e-6)
+
+
+def test_a_model_of_no_numbers_is_not_saved(tmp_path: Path) -> None:
+    model = small()
+    ruined = model.trainable_weights[0]
+    ruined.assign(tf.fill(ruined.shape, np.nan))
+    with pytest.raises(Permanent, match="no numbers in"):
+        ranker.Served(model, UNCALIBRATED).save(tmp_path / "model", FEATURES)
+    assert not (tmp_path / "model").exists()
 
 
 def test_position_is_no_input_of_what_is_served(scorer: ranker.Scorer) -> None:

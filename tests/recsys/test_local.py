@@ -172,7 +172,8 @@ def test_without_a_supervisor_everything_is_stopped(settings: Settings) -> None:
 def test_what_trains_and_schedules_gives_way_to_what_serves(settings: Settings) -> None:
     told = configparser.RawConfigParser()
     told.read_string(programs.render(settings, programs.of(settings)))
-    commands = {name[8:]: told[name]["command"] for name in told.sections() if name.startswith("program:")}
+    sections = [name for name in told.sections() if name.startswith("program:")]
+    commands = {name.removeprefix("program:"): told[name]["command"] for name in sections}
     nice = {name for name, command in commands.items() if command.startswith("nice -n 10 ")}
     serving = {"redis", "api", *(f"{role}-{colour}" for role in ROLES for colour in COLOURS)}
     assert nice == commands.keys() - serving
