@@ -82,7 +82,8 @@ def settle(params: train_retrieval.Params, counted: corpus.Census, cutoff: datet
     days = (cutoff.timestamp() - counted.first_time) / transforms.SECONDS_PER_DAY
     batch = params.batch_size or 1 << int(np.clip(np.log2(max(items, 1) / 9), 8, 10))
     rate = params.learning_rate or 0.002 * min(batch / 256, 2)
-    epochs = params.epochs or int(np.clip(1_400_000 / max(events, 1) * np.sqrt(256 / batch), 2, 8))
+    dense = 0.6 * np.sqrt(events / max(items, 1))
+    epochs = params.epochs or int(np.clip(min(dense, 2_000_000 / max(events, 1)), 2, 8))
     negatives = params.negatives if params.negatives is not None else (0 if items <= FULL_SOFTMAX else 8192)
     weekly = int(np.clip(days // 7, 1, 52))
     moments = params.moments if params.moments is not None else min(weekly, events // 2_000)
@@ -243,20 +244,13 @@ def fit(
         log.info("epoch %d of %d: %s", epoch + 1, recipe.epochs, " ".join(f"{k} {v:.4f}" for k, v in kept.items()))
         report(epoch + 1, kept)
 
-    calls = [keras.callbacks.LambdaCallback(on_epoch_end=after)]
-    if watched is not None:
-        calls.append(
-            keras.callbacks.EarlyStopping(
-                "val_cross_entropy", mode="min", patience=params.patience, restore_best_weights=True
-            )
-        )
     model.fit(
         data,
         epochs=recipe.epochs,
         steps_per_epoch=steps,
         validation_data=watched,
         validation_steps=watched_steps,
-        callbacks=calls,
+        callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=after)],
         verbose=0,
     )
     return curve
