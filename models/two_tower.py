@@ -6,9 +6,8 @@ as two SavedModels that take strings: vocabularies and normalisation are inside 
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ from models.vocabulary import FIRST
 USER_TOWER = "user_tower"
 ITEM_TOWER = "item_tower"
 SIGNATURE = "serving_default"
-HISTORY = ("items", "events", "ages")  # of a request, [batch, length]
 ITEMS_AT_ONCE = 4096  # rows of the item tower per call, so that a large catalogue needs little memory
 
 
@@ -105,7 +103,7 @@ class TwoTower(tfrs.Model):  # type: ignore[misc]
         base = self.item.base(rows, content, training=training)
         age = tf.gather(self._ages[moment], rows)
         items = self.item(base, tf.gather(self._stats[moment], rows), age)
-        query = self._queries(batch["request"], base, local, training)
+        query = self.user.by_length(batch["request"], lambda ids: tf.gather(base, local(ids)), training)
         logits = tf.exp(self.log_scale) * tf.matmul(query, tf.gather(items, local(candidates)), transpose_b=True)
         logits += self._correction(candidates, known)
         if not training:
@@ -116,22 +114,6 @@ class TwoTower(tfrs.Model):  # type: ignore[misc]
         loss = softmax_loss(logits, columns, absent, batch["weights"], batch["importance"] / (total + 1e-9))
         self.entropy.update_state(loss * workers.count(), total)  # a mean over workers of parts of a sum
         return loss
-
-    def _queries(self, request: Tensors, base: tf.Tensor, local: Callable[..., tf.Tensor], training: bool) -> tf.Tensor:
-        """[batch, dim] queries. Most histories are short, and padding costs as much as events do: the rows are taken in
-        order of length, the shorter half, the next three eighths and the rest, each cut to its longest."""
-        length = tf.math.count_nonzero(request["items"], 1, dtype=tf.int32)
-        order = tf.argsort(length)
-        n = tf.size(order)
-        ends = [0, n // 2, n * 7 // 8, n]
-        parts = []
-        for start, end in pairwise(ends):
-            rows = order[start:end]
-            longest = tf.maximum(tf.reduce_max(tf.gather(length, rows)), 1)
-            part = {name: tf.gather(values, rows) for name, values in request.items()}
-            part |= {name: part[name][:, :longest] for name in HISTORY}
-            parts.append(self.user(part, tf.gather(base, local(part["items"])), training=training))
-        return tf.gather(tf.concat(parts, 0), tf.math.invert_permutation(order))
 
     def representations(self) -> tf.Tensor:
         """[rows, dim] what the user tower reads about every item of a history."""

@@ -64,7 +64,7 @@ class Sequences:
         times: epoch seconds, ascending within a visitor.
         signal: weight of each event as a target.
         region, age_group: [visitors] indices; preferences: [visitors, width] indices.
-        validates: [visitors] whose last days are kept for early stopping.
+        validates: [visitors] whose last days are kept out, to watch the loss there.
     """
 
     offsets: Ints
@@ -85,7 +85,7 @@ class Plan:
     Attributes:
         layout: of the records.
         moments: epoch seconds of the item statistics, ascending; the first is before every event.
-        validate_from: epoch seconds from which the examples of validating visitors are for early stopping.
+        validate_from: epoch seconds from which the examples of validating visitors are kept out.
         chunk: events after which a long visit is cut again.
         horizon: days in which the weight of a target halves, counted from the cut.
         fade: events in which it halves besides.
@@ -100,7 +100,7 @@ class Plan:
 
 
 def validates(visitor_id: str) -> bool:
-    """Whether a visitor is one of the tenth that early stopping watches; the same in every run."""
+    """Whether a visitor is one of the tenth whose last days are kept out; the same in every run."""
     return zlib.crc32(visitor_id.encode()) % 10 == 0
 
 
@@ -125,7 +125,7 @@ def cuts(sequences: Sequences, chunk: int, random: np.random.Generator) -> tuple
 
 
 def records(sequences: Sequences, plan: Plan, random: np.random.Generator) -> dict[str, NDArray[Any]]:
-    """All examples of some visitors, by field; also `valid`, which of them are for early stopping.
+    """All examples of some visitors, by field; also `valid`, which of them are kept out.
 
     An item of the history is no target again. To name it takes no model, and one that is rewarded for it learns less of
     what goes with what.
