@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 SPLITS = configuration.REPOSITORY.parent / "shared" / "eval" / "splits"
 RUN = RunId("bench")
-NEXT_FADE = 4.0  # events after which a target counts half where the next event is asked for
+NEXT_FADE = 2.0  # events after which a target counts half where the next event is asked for
 SHOWN = {
     "all": ("recall@20", "recall@100", "recall@500", "ndcg@20"),
     "new": ("recall@5", "recall@10", "recall@20", "recall@100", "recall@500", "ndcg@5", "ndcg@10", "ndcg@20", "hr@10"),

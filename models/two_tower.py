@@ -103,7 +103,7 @@ class TwoTower(tfrs.Model):  # type: ignore[misc]
         base = self.item.base(rows, content, training=training)
         age = tf.gather(self._ages[moment], rows)
         items = self.item(base, tf.gather(self._stats[moment], rows), age)
-        query = self.user(batch["request"], tf.gather(base, local(history_items)), training=training)
+        query = self.user.by_length(batch["request"], lambda ids: tf.gather(base, local(ids)), training)
         logits = tf.exp(self.log_scale) * tf.matmul(query, tf.gather(items, local(candidates)), transpose_b=True)
         logits += self._correction(candidates, known)
         if not training:
@@ -173,7 +173,7 @@ class TwoTower(tfrs.Model):  # type: ignore[misc]
         top = tf.gather(candidates, tf.math.top_k(logits, tf.minimum(100, tf.shape(logits)[1])).indices)
         real = targets >= FIRST
         found = tf.reduce_any(targets[:, :, None] == top[:, None, :], axis=2) & real
-        share = tf.math.divide_no_nan(*(tf.math.count_nonzero(those, 1, tf.float32) for those in (found, real)))
+        share = tf.math.divide_no_nan(*(tf.math.count_nonzero(those, 1, dtype=tf.float32) for those in (found, real)))
         self.recall.update_state(share, tf.reduce_any(real, axis=1))
 
 

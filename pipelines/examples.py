@@ -3,8 +3,7 @@
 An example is one moment of one visitor: the history before it, and the bag of items that came next. One pass
 through the user tower thus learns from a whole basket, which is what makes training quick. Records are arrays of
 32-bit words, written by numpy and decoded by one op. They lie in one file per moment of the item statistics, so that
-all examples of a batch share the statistics that were known when they happened, and per class of history length, so
-that a batch can be cut to its longest history: most histories are short, and padding costs as much as events do.
+all examples of a batch share the statistics that were known when they happened.
 """
 
 import zlib
@@ -22,7 +21,6 @@ from pipelines import streams
 VISIT_GAP = 1800.0  # seconds without an event that end a visit
 WORD = 4
 SHUFFLE = 8192  # examples per open file that are in memory to be shuffled
-LENGTHS = (12, 32)  # events up to which a history is of the first and of the second class of length
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
@@ -66,7 +64,7 @@ class Sequences:
         times: epoch seconds, ascending within a visitor.
         signal: weight of each event as a target.
         region, age_group: [visitors] indices; preferences: [visitors, width] indices.
-        validates: [visitors] whose last days are kept for early stopping.
+        validates: [visitors] whose last days are kept out, to watch the loss there.
     """
 
     offsets: Ints
@@ -87,7 +85,7 @@ class Plan:
     Attributes:
         layout: of the records.
         moments: epoch seconds of the item statistics, ascending; the first is before every event.
-        validate_from: epoch seconds from which the examples of validating visitors are for early stopping.
+        validate_from: epoch seconds from which the examples of validating visitors are kept out.
         chunk: events after which a long visit is cut again.
         horizon: days in which the weight of a target halves, counted from the cut.
         fade: events in which it halves besides.
@@ -102,7 +100,7 @@ class Plan:
 
 
 def validates(visitor_id: str) -> bool:
-    """Whether a visitor is one of the tenth that early stopping watches; the same in every run."""
+    """Whether a visitor is one of the tenth whose last days are kept out; the same in every run."""
     return zlib.crc32(visitor_id.encode()) % 10 == 0
 
 
@@ -127,7 +125,7 @@ def cuts(sequences: Sequences, chunk: int, random: np.random.Generator) -> tuple
 
 
 def records(sequences: Sequences, plan: Plan, random: np.random.Generator) -> dict[str, NDArray[Any]]:
-    """All examples of some visitors, by field; also `valid`, which of them are for early stopping.
+    """All examples of some visitors, by field; also `valid`, which of them are kept out.
 
     An item of the history is no target again. To name it takes no model, and one that is rewarded for it learns less of
     what goes with what.
@@ -193,20 +191,13 @@ def write(folder: Path, batches: Iterator[Sequences], plan: Plan, seed: int) -> 
         order = random.permutation(len(fields["valid"]))
         order = order[fields["importance"][order] > 0]  # where nothing new came next, there is nothing to learn
         packed, valid = pack(plan.layout, fields)[order], fields["valid"][order]
-        file = _file(fields)[order]
+        file = fields["moment"][order]
         for name, chosen in (("train", ~valid), ("valid", valid)):
             counts[name] += int(chosen.sum())
             for number in np.unique(file[chosen]):
                 with (folder / name / f"{number:05d}.records").open("ab") as stream:
                     packed[chosen & (file == number)].tofile(stream)
     return counts
-
-
-def _file(fields: dict[str, NDArray[Any]]) -> Ints:
-    """[n] number of the file of each example: one per moment and class of history length."""
-    length = np.count_nonzero(fields["items"], axis=1)
-    found: Ints = fields["moment"] * (len(LENGTHS) + 1) + np.searchsorted(LENGTHS, length)
-    return found
 
 
 def dataset(

@@ -1,9 +1,9 @@
 """Train the two towers on the events before the holdout, and keep them as a "retrieval" artifact.
 
-What is not given as an option follows from the data's size (`settle`). What is kept is the best epoch by loss on a
-tenth of the visitors in the last days before the cutoff; the last epoch where these are too few to say. Item
-statistics are those known at the time of each example, looked up at a number of moments of the past, so nothing is
-predicted from a count that includes it.
+What is not given as an option follows from the data's size (`settle`). The learning rate falls to nothing, and what is
+kept is where that leads; the loss on the last days of a tenth of the visitors is for people to see. Item statistics are
+those known at the time of each example, looked up at a number of moments of the past, so nothing is predicted from a
+count that includes it.
 
 Started once per worker that TF_CONFIG names, it trains the same model on all of them, a part of every batch on each.
 """
@@ -34,7 +34,7 @@ FULL_SOFTMAX = 20_000  # items up to which every item competes in every step
 FEW_STAY_SHORT = 0.05  # of the visitors
 CUT_SHORT = 0.3  # of them per step, in such a shop
 LINEAR_ITEMS = 12_000  # the most popular ones; their weights take 15 s and 2.4 GB at the peak
-FEWEST_WATCHED = 200  # examples; the loss on fewer is noise, and says nothing about when to stop
+FEWEST_WATCHED = 200  # examples; the loss on fewer is noise, and not worth keeping them out
 SHOWN = {"cross_entropy": "loss", "val_cross_entropy": "val_loss", "val_recall_100": "val_recall@100"}
 Report = Callable[[int, Mapping[str, float]], None]
 log = logging.getLogger(__name__)
@@ -70,19 +70,21 @@ class Recipe:
 def settle(params: train_retrieval.Params, counted: corpus.Census, cutoff: datetime) -> Recipe:
     """Hyperparameters from the size of the data, where the caller has not decided.
 
-    Batch: a power of two near a ninth of the items, since each step embeds all items, whatever the batch. Epochs:
-    about 1.4 million events in all, so that training time stays level, and fewer where a larger batch learns at a
-    larger rate, within 2 to 8. Statistics are looked up about weekly, each moment shared by enough events to fill
-    batches. Targets count half after a twenty-fourth of the span, which is half of what the holdout asks about; a
-    visit is cut no more seldom than targets count half. Histories are cut short where few visitors have short ones: a
-    short history is then a beginning, and says what people begin with rather than what follows these events. The linear
-    autoencoder forgets as EASE's query does, and sooner where what comes next is all that is asked.
+    Batch: a power of two near a ninth of the items, since each step embeds all items, whatever the batch. Epochs: the
+    more, the more events there are of an item, as what little is said of an item is soon learnt by heart; at most two
+    million events in all, so that training time stays level; within 2 to 8. Statistics are looked up about weekly, each
+    moment shared by enough events to fill batches. Targets count half after a twenty-fourth of the span, which is half
+    of what the holdout asks about; a visit is cut every eight events, or every two in which they count half. Histories
+    are cut short where few visitors have short ones: a short history is then a beginning, and says what people begin
+    with rather than what follows these events. The linear autoencoder forgets as EASE's query does, and sooner where
+    what comes next is all that is asked.
     """
     items, events = len(counted.words.items), counted.events
     days = (cutoff.timestamp() - counted.first_time) / transforms.SECONDS_PER_DAY
     batch = params.batch_size or 1 << int(np.clip(np.log2(max(items, 1) / 9), 8, 10))
     rate = params.learning_rate or 0.002 * min(batch / 256, 2)
-    epochs = params.epochs or int(np.clip(1_400_000 / max(events, 1) * np.sqrt(256 / batch), 2, 8))
+    dense = 0.6 * np.sqrt(events / max(items, 1))
+    epochs = params.epochs or int(np.clip(min(dense, 2_000_000 / max(events, 1)), 2, 8))
     negatives = params.negatives if params.negatives is not None else (0 if items <= FULL_SOFTMAX else 8192)
     weekly = int(np.clip(days // 7, 1, 52))
     moments = params.moments if params.moments is not None else min(weekly, events // 2_000)
@@ -95,12 +97,12 @@ def settle(params: train_retrieval.Params, counted: corpus.Census, cutoff: datet
         rate=rate,
         negatives=negatives,
         moments=moments,
-        chunk=int(np.clip(params.fade, 1, 8)),
+        chunk=int(np.clip(2 * params.fade, 1, 8)),
         targets=64,
         horizon=horizon,
         fade=params.fade,
         short_histories=params.short_histories if params.short_histories is not None else short,
-        linear_half_life=min(2.0 * params.fade, baselines.EASE_EVENTS),
+        linear_half_life=min(4.0 * params.fade, baselines.EASE_EVENTS),
     )
 
 
@@ -141,7 +143,7 @@ def _read(params: train_retrieval.Params, settings: Settings) -> tuple[corpus.So
 
 @dataclass(frozen=True)
 class Trained:
-    """A model with the best weights, its figures per epoch, and those that sum it up."""
+    """A model, its figures per epoch, and those that sum it up."""
 
     model: two_tower.TwoTower
     curve: list[dict[str, float]]
@@ -194,7 +196,7 @@ def train(
     )
     with tempfile.TemporaryDirectory(dir=folder, prefix=".examples-") as place:
         written = examples.write(Path(place), corpus.sequences(found, counted.words), plan, seed)
-        log.info("%d examples, %d of them to stop by, after %.0f s", *written.values(), time.monotonic() - started)
+        log.info("%d examples, %d kept out to watch, after %.0f s", *written.values(), time.monotonic() - started)
         with strategy.scope():
             model = two_tower.TwoTower(shape, counted.words.sizes(), known, recipe.negatives)
         curve = fit(model, Path(place), layout, recipe, params, seed, report)
@@ -204,8 +206,7 @@ def train(
             model.learn_linear(baselines.ease_of(counted.seen[:, FIRST : FIRST + LINEAR_ITEMS]))
     seconds = time.monotonic() - started
     scale = float(np.exp(model.log_scale.numpy()))
-    best = min(curve, key=lambda epoch: epoch["val_loss"]) if "val_loss" in curve[-1] else curve[-1]
-    metrics = {"best": best, "scale": scale, "examples": written, "seconds": round(seconds, 1)}
+    metrics = {"last": curve[-1], "scale": scale, "examples": written, "seconds": round(seconds, 1)}
     metrics["health"] = health.measure(model.catalogue().numpy()[FIRST:], seed)
     return Trained(model, curve, metrics)
 
@@ -219,9 +220,10 @@ def fit(
     seed: int,
     report: Report,
 ) -> list[dict[str, float]]:
-    """Train until the validation loss has not improved for `patience` epochs; the best weights stay.
+    """Train to the end of the schedule; returns the figures of each epoch.
 
-    Where too few examples were kept out to say, all are learnt from, and the last epoch's weights stay.
+    The best weights by the loss on what was kept out are those before the rate has fallen: where there are few events
+    of an item, that loss rises from the first epoch on, and yet the last one orders the next event a tenth better.
     """
     learnt, kept_out = place / "train", place / "valid"
     enough = examples.batches([kept_out], layout, 1) >= FEWEST_WATCHED
@@ -243,20 +245,13 @@ def fit(
         log.info("epoch %d of %d: %s", epoch + 1, recipe.epochs, " ".join(f"{k} {v:.4f}" for k, v in kept.items()))
         report(epoch + 1, kept)
 
-    calls = [keras.callbacks.LambdaCallback(on_epoch_end=after)]
-    if watched is not None:
-        calls.append(
-            keras.callbacks.EarlyStopping(
-                "val_cross_entropy", mode="min", patience=params.patience, restore_best_weights=True
-            )
-        )
     model.fit(
         data,
         epochs=recipe.epochs,
         steps_per_epoch=steps,
         validation_data=watched,
         validation_steps=watched_steps,
-        callbacks=calls,
+        callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=after)],
         verbose=0,
     )
     return curve

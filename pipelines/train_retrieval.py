@@ -12,7 +12,9 @@ from recsys.settings import Settings
 
 class Params(stage.ReuseParams):
     epochs: int | None = Field(
-        None, ge=1, description="passes over the examples; default: by the number of events, 2 to 8"
+        None,
+        ge=1,
+        description="passes over the examples; default: 2 to 8, by the events per item",
     )
     dim: int = Field(names.EMBEDDING_DIM, ge=8, le=1024, description="length of the embeddings")
     batch_size: int | None = Field(None, ge=8, description="examples per step; default: by the items, 256 to 1024")
@@ -40,7 +42,6 @@ class Params(stage.ReuseParams):
     fade: float = Field(
         64.0, gt=0, description="events after which a target counts half: few if what comes next is all that is asked"
     )
-    patience: int = Field(2, ge=1, description="epochs without a better validation recall after which training ends")
     moments: int | None = Field(None, ge=0, description="moments of the past whose item statistics are used")
 
 

@@ -66,6 +66,26 @@ def test_short_histories_are_the_newest_events_of_any_number() -> None:
     assert np.mean(length == 1) == pytest.approx(0.5 / 4, abs=0.01), "each doubling is as likely"
 
 
+@pytest.mark.parametrize("lengths", [[3, 0, 100, 1, 7, 7, 40, 2, 5], [4]])
+def test_a_batch_by_length_has_the_queries_of_the_batch_as_it_is(lengths: list[int]) -> None:
+    tf.random.set_seed(1)
+    sizes = {"events": 3, "regions": 3, "age_groups": 3, "parts": 3}
+    tower, table = towers.UserTower(towers.Shape(), sizes), tf.random.normal([50, 128])
+    n, there = len(lengths), tf.sequence_mask(lengths, 100)
+    request = {
+        "items": tf.where(there, tf.random.uniform([n, 100], 2, 50, tf.int32), 0),
+        "events": tf.cast(there, tf.int32),
+        "ages": tf.where(there, tf.cumsum(tf.random.uniform([n, 100]), axis=1), 0.0),
+        "region": tf.ones([n], tf.int32),
+        "age_group": tf.ones([n], tf.int32),
+        "preferences": tf.zeros([n, 4], tf.int32),
+        "hour": tf.random.uniform([n], 0.0, 24.0),
+        "weekday": tf.zeros([n], tf.int32),
+    }
+    plain = tower(request, tf.gather(table, request["items"])).numpy()
+    np.testing.assert_allclose(tower.by_length(request, lambda ids: tf.gather(table, ids)), plain, atol=1e-5)
+
+
 def plain_loss(
     logits: tf.Tensor, columns: list[list[int]], absent: list[bool], weights: list[list[float]], importance: list[float]
 ) -> tf.Tensor:

@@ -146,7 +146,7 @@ def test_items_do_not_depend_on_their_batch(world: World) -> None:
 
 def test_training_again_gives_the_same_model(world: World) -> None:
     again = train(world.settings, RunId("again"))
-    assert again["metrics"]["best"] == world.result["metrics"]["best"]
+    assert again["metrics"]["last"] == world.result["metrics"]["last"]
     other = World(world.settings, again, two_tower.Towers.load(opened(world.settings, again).path))
     probe = [["mug-1", "mug-2"], []]
     np.testing.assert_array_equal(users(other, probe), users(world, probe))
@@ -179,12 +179,12 @@ def test_a_run_with_nothing_new_keeps_the_towers_and_says_whose_they_are(
     (logged,) = client.search_runs(
         [experiment.experiment_id], f"tags.`{tracking.RUN_TAG}` = 'two' AND tags.`{tracking.KEPT_TAG}` = 'one'"
     )
-    assert logged.data.metrics["best/loss"] == pytest.approx(first["metrics"]["best"]["loss"])
+    assert logged.data.metrics["last/loss"] == pytest.approx(first["metrics"]["last"]["loss"])
     assert [file.path for file in client.list_artifacts(logged.info.run_id)] == ["loss.png"]
     assert made("three", layers=0)["artifact"] != first["artifact"], "other parameters"
 
 
-# The last days of this shop are too few to stop by; here they are watched all the same.
+# The last days of this shop are too few to watch; here they are watched all the same.
 WORKER = """
 import sys
 from pipelines import stage, tower_training
@@ -240,8 +240,8 @@ def test_two_workers_learn_what_one_process_does(
     alone = train(world.settings, RunId("alone"), **options)
     chief, other = pair(RunId("together"), **options)
     together = json.loads(chief)
-    assert together["metrics"]["best"] == pytest.approx(alone["metrics"]["best"], rel=1e-4)
-    assert together["metrics"]["best"].keys() >= {"loss", "val_loss", "val_recall@100"}
+    assert together["metrics"]["last"] == pytest.approx(alone["metrics"]["last"], rel=1e-4)
+    assert together["metrics"]["last"].keys() >= {"loss", "val_loss", "val_recall@100"}
     assert together["metrics"]["examples"] == alone["metrics"]["examples"]
     both = (two_tower.Towers.load(opened(world.settings, result).path) for result in (together, alone))
     mine, theirs = (users(World(world.settings, {}, towers), [["mug-1", "lamp-2"], []]) for towers in both)
