@@ -123,8 +123,12 @@ def use(
 @app.command()
 def run(
     dag: Annotated[str, typer.Argument(help="daily, intraday, trending or email")],
-    source: Annotated[str, typer.Option(help="NAME or NAME:PATH, as `recsys data describe` takes it")] = "",
-    day: Annotated[str, typer.Option(help="last day of data, YYYY-MM-DD; empty: the last day of the source")] = "",
+    source: Annotated[
+        str, typer.Option(help="NAME or NAME:PATH, as `recsys data describe` takes it; empty: that of the last run")
+    ] = "",
+    day: Annotated[
+        str, typer.Option(help="last day of data, YYYY-MM-DD; empty: the last day of --source, or else yesterday")
+    ] = "",
     param: Annotated[list[str], typer.Option(help="further parameter of the DAG, name=value; repeatable")] = [],  # noqa: B006
     wait: Annotated[bool, typer.Option(help="follow the run until it ends")] = True,
     as_json: AsJson = False,

@@ -207,6 +207,28 @@ def test_a_lake_takes_the_data_of_one_shop_only(settings: Settings, tiny_shop: P
         _ingest(settings, tiny_shop, source=f"movielens:{tiny_shop}")
 
 
+def test_a_run_that_is_told_no_source_takes_that_of_the_run_before(
+    settings: Settings, tiny_shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_shop.parent)
+    _ingest(settings, tiny_shop, source=f"canonical:{tiny_shop.name}")
+    monkeypatch.chdir("/")
+    result = _ingest(settings, tiny_shop, source="")
+    assert result["source"] == f"canonical:{tiny_shop}"
+    assert days(result)[2] == str(LAST)
+
+
+def test_the_first_run_that_is_told_no_source_wants_the_simulated_shop(settings: Settings, tiny_shop: Path) -> None:
+    with pytest.raises(UsageError, match="there is no simulated shop yet"):
+        _ingest(settings, tiny_shop, source="")
+
+
+def test_a_source_that_cannot_be_opened_claims_no_lake(settings: Settings, tiny_shop: Path) -> None:
+    with pytest.raises(BadData):
+        _ingest(settings, tiny_shop, source=f"movielens:{tiny_shop}")
+    assert _ingest(settings, tiny_shop)["rows"]["events"]
+
+
 def _large(shop: Path, kind: str) -> int:
     """A shop of LINES events that differ little, which are quick to write; the size of its events in MB."""
     rows = 100_000
