@@ -54,6 +54,10 @@ class Client:
         self._orders: dict[str, list[str]] = {}
         self._http = httpx.Client(base_url=settings.airflow_url, timeout=30)
 
+    def parameters(self, dag_id: str) -> set[str]:
+        """Names of the parameters of a DAG. Airflow takes others in silence, and so a misspelt one."""
+        return set(self._call("GET", f"/api/v2/dags/{dag_id}/details")["params"] or {})
+
     def trigger(self, dag_id: str, conf: Mapping[str, Any]) -> str:
         """Start a run and return its id; a paused DAG is unpaused first."""
         self._call("PATCH", f"/api/v2/dags/{dag_id}", json={"is_paused": False})

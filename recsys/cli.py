@@ -23,7 +23,7 @@ from rich.table import Table
 
 from recsys import airflow, client, progress, tour
 from recsys import settings as configuration
-from recsys.errors import RecsysError, UsageError
+from recsys.errors import Exit, RecsysError, UsageError
 from recsys.settings import Settings
 
 if TYPE_CHECKING:
@@ -43,12 +43,15 @@ console = Console()
 errors = Console(stderr=True)
 AsJson = Annotated[bool, typer.Option("--json", help="answer as one JSON document")]
 REFUSED = 1
+TYPERS_USAGE = 2
 
 
 def main() -> None:
     """The process edge: domain errors become one sentence and their exit code."""
     try:
         app()
+    except SystemExit as end:  # an unknown command or option, which Typer has explained
+        sys.exit(Exit.USAGE if end.code == TYPERS_USAGE else end.code)
     except RecsysError as error:
         errors.print(f"[red]{type(error).__name__}[/]: {escape(str(error))}", soft_wrap=True, highlight=False)
         sys.exit(error.exit_code)
@@ -147,6 +150,8 @@ def run(
     elif day:
         conf["day"] = day
     server = airflow.Client(settings)
+    if unknown := sorted(conf.keys() - (known := server.parameters(dag))):
+        raise UsageError(f"{dag} has no parameter {unknown[0]!r}; it has {', '.join(sorted(known)) or 'none'}")
     run_id = server.trigger(dag, conf)
     if not wait:
         _answer({"dag_id": dag, "run_id": run_id, "url": _run_url(settings, dag, run_id)}, as_json)
@@ -266,11 +271,15 @@ def history(as_json: AsJson = False) -> None:
     if as_json:
         _print_json([asdict(record) for record in records])
         return
-    view = Table("released at", "release", "colour", "data until", "previous", "reason", box=None, pad_edge=False)
+    # A release's id begins with its data day. Ids are there to be copied: the reason gives way where it is narrow.
+    view = Table(box=None, pad_edge=False)
+    for name in ("released at", "colour", "release", "previous"):
+        view.add_column(name, no_wrap=True)
+    view.add_column("reason", overflow="fold")
     for record in records:
-        row = (record.released_at[:19], record.release_id, record.colour, record.as_of[:10], record.previous or "")
+        row = (record.released_at[:16].replace("T", " "), record.colour, record.release_id, record.previous or "")
         view.add_row(*row, escape(record.reason))
-    console.print(view)
+    console.print(view if records else "nothing has been live yet; `recsys run daily` brings a release live")
 
 
 @release_app.command()
@@ -453,6 +462,8 @@ def _answer(value: Mapping[str, Any], as_json: bool) -> None:
         _print_json(value)
         return
     view = Table(box=None, pad_edge=False, show_header=False)
+    view.add_column()
+    view.add_column(overflow="fold")
     for name, entry in value.items():
         text = json.dumps(entry, default=str) if isinstance(entry, dict | list) else str(entry)
         view.add_row(f"[bold]{escape(name)}[/]", escape(text))
