@@ -32,6 +32,7 @@ STAGE_TAG = "recsys.stage"
 NOTE_TAG = "mlflow.note.content"
 KEPT_TAG = "recsys.made_by"  # the run whose result stays, on a stage that had nothing new to do
 WHOLE = "pipeline"  # what the parent run has in the place of a stage
+TRAININGS = ("train_retrieval", "train_ranker")  # their parameters are what two pipeline runs differ by
 _MAX_PARAM = 6000  # MLflow refuses longer values
 _MAX_TAG = 8000
 _MAX_BATCH = 100  # params or tags one request of MLflow may carry
@@ -49,18 +50,27 @@ class Run:
         id: MLflow's id of this run.
         parent: MLflow's id of the pipeline run, or the same id where this is the parent itself.
         url: where the tracking server is, for messages.
+        stage: whose run it is; "" where this is the parent.
     """
 
     client: Any
     id: str
     parent: str
     url: str
+    stage: str = ""
 
     def params(self, values: Mapping[str, object]) -> None:
-        """Log inputs. A value cannot be changed once logged; the stage that runs again has a new run."""
+        """Log inputs. A value cannot be changed once logged; the stage that runs again has a new run.
+
+        Those of a training stand on the pipeline run as well, beside its figures, so that a comparison of two pipeline
+        runs shows what made the difference: as tags, because a training that runs again may be told otherwise.
+        """
         from mlflow.entities import Param
 
         self._batches("params", [Param(key, str(value)[:_MAX_PARAM]) for key, value in values.items()])
+        if self.stage in TRAININGS:
+            whole = Run(self.client, self.parent, self.parent, self.url)
+            whole.tags({f"{self.stage}.{key}": told for key, told in values.items() if key not in stage.RUN_ONLY})
 
     def tags(self, values: Mapping[str, object]) -> None:
         from mlflow.entities import RunTag
@@ -141,7 +151,7 @@ def stage_run(settings: Settings, run: RunId, name: str, params: Mapping[str, ob
         _delete_earlier(client, parent, name)
         tags = {STAGE_TAG: name, "mlflow.parentRunId": parent.info.run_id} | provenance(settings, run)
         nested = client.create_run(parent.info.experiment_id, tags=tags, run_name=name)
-    tracked = Run(client, nested.info.run_id, parent.info.run_id, url)
+    tracked = Run(client, nested.info.run_id, parent.info.run_id, url, name)
     try:
         tracked.params({**params, "seed": settings.seed})
         yield tracked

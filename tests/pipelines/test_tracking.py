@@ -56,6 +56,22 @@ def test_stages_meet_under_one_parent(tracked: Settings, tmp_path: Path) -> None
     assert parent.info.status == "FINISHED"
 
 
+def test_what_a_training_was_told_stands_on_the_pipeline_run_and_follows_the_last_try(tracked: Settings) -> None:
+    for epochs in (2, None):
+        told = {"epochs": epochs, "dim": 64, "run": "r1", "reuse": True}
+        with tracking.stage_run(tracked, RUN, "train_retrieval", told) as run:
+            run.params({"recipe.epochs": epochs or 8})
+    with tracking.stage_run(tracked, RUN, "evaluate_retrieval", {"tolerance": 0.02}):
+        pass
+    tags = runs(tracked)["r1"].data.tags
+    assert {name: value for name, value in tags.items() if name.startswith(("train_", "evaluate_"))} == {
+        "train_retrieval.epochs": "None",
+        "train_retrieval.dim": "64",
+        "train_retrieval.seed": str(tracked.seed),
+        "train_retrieval.recipe.epochs": "8",
+    }
+
+
 def test_the_tables_of_two_runs_stand_side_by_side(tracked: Settings) -> None:
     for name, recall in (("r1", 0.25), ("r2", 0.5)):
         with tracking.stage_run(tracked, RunId(name), "evaluate_retrieval", {}) as run:
