@@ -63,6 +63,7 @@ def up(as_json: AsJson = False) -> None:
 
     What runs already is left alone, so the command can be repeated.
     """
+    from models import release
     from recsys import local
 
     settings = configuration.load()
@@ -70,7 +71,9 @@ def up(as_json: AsJson = False) -> None:
         services = local.up(settings, lambda line: status.update(line))
     _show_services(services, as_json)
     if settings.demo_url and not as_json:
-        console.print(f"\nA shop to look at: {settings.demo_url}", soft_wrap=True)
+        live = release.Releases(Path(settings.storage.root)).live()
+        when = "" if live else ", once `recsys run daily` has brought a release live"
+        console.print(f"\nA shop to look at{when}: {settings.demo_url}", soft_wrap=True)
 
 
 @app.command()

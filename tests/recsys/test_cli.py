@@ -48,7 +48,7 @@ def test_up_answers_with_the_services(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (service["name"], service["pid"], service["healthy"]) == ("redis", 41, True)
     told = recsys("up").stdout
     assert "redis://127.0.0.1:8103/0" in told
-    assert "http://127.0.0.1:8100/demo" in told
+    assert "once `recsys run daily` has brought a release live: http://127.0.0.1:8100/demo" in told
 
 
 @pytest.mark.parametrize("wrong", [["frobnicate"], ["status", "--frobnicate"], ["similar"]], ids=str)
