@@ -424,7 +424,7 @@ def _recommendations(query: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         _print_json(answer)
     else:
-        console.print(tour.table(answer))
+        console.print(tour.page(answer))
 
 
 def _show_replay(found: Mapping[str, Any]) -> None:

@@ -197,8 +197,11 @@ def test_the_tour_shows_a_person_the_same() -> None:
     text = recsys("tour").stdout
     assert text.count("A mug [blue]") == 3
     assert "Home page of an anonymous session" in text
+    assert text.count("\nrung: ranked, release r1\n") == 3, "on one line, however narrow the items are"
     assert "/demo" in text
     assert "/docs" in text
+    password = configuration.airflow_passwords_file(configuration.load())
+    assert f"password in {password})" in text, "to be copied, so it is not broken"
 
 
 REPLAYED = {
