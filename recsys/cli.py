@@ -94,8 +94,12 @@ def status(as_json: AsJson = False) -> None:
     """What runs, where, and whether it is healthy; exit code 1 if something is not."""
     from recsys import local
 
-    services = local.status(configuration.load())
+    settings = configuration.load()
+    services = local.status(settings)
     _show_services(services, as_json)
+    if count := local.orphans(settings):
+        words = f"the supervisor was killed: {count} of its processes serve on, and nobody looks after them; "
+        errors.print(f"{words}`recsys up` starts everything anew, in its order", soft_wrap=True, highlight=False)
     if not all(service.healthy for service in services if service.expected):
         raise typer.Exit(REFUSED)
 

@@ -89,6 +89,9 @@ def test_no_id_of_a_release_is_cut(root: Path, columns: int, monkeypatch: pytest
 def test_status_says_by_its_exit_code_that_something_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "status", lambda settings: [REDIS, API])
     assert [service["state"] for service in answer("status", code=1)] == ["RUNNING", "FATAL"]
+    assert "supervisor" not in recsys("status", code=1).stderr
+    monkeypatch.setattr(local, "orphans", lambda settings: 3)
+    assert "killed: 3 of its processes serve on" in recsys("status", code=1).stderr
     idle = replace(API, expected=False)
     monkeypatch.setattr(local, "status", lambda settings: [REDIS, idle])
     assert "idle" in recsys("status").stdout
