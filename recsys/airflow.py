@@ -14,6 +14,7 @@ from recsys.errors import Permanent, Retryable, UsageError
 from recsys.settings import Settings
 
 FINISHED = ("success", "failed")
+FOLD = ("::group::", "::endgroup::")
 POLL_SECONDS = 2.0  # two calls each time, on a machine that is busy with the run itself
 
 
@@ -86,11 +87,13 @@ class Client:
             time.sleep(every)
 
     def log_tail(self, run: Run, task_id: str, lines: int = 15) -> list[str]:
-        """The last lines of a task's newest try; empty where Airflow has no log."""
+        """The last lines of a task's newest try, without the marks by which Airflow's page folds them; empty where
+        Airflow has no log."""
         path = f"/api/v2/dags/{run.dag_id}/dagRuns/{quote(run.run_id, safe='')}/taskInstances/{task_id}"
         number = self._call("GET", path)["try_number"]
         content = self._call("GET", f"{path}/logs/{number}").get("content", [])
-        return [str(entry.get("event", entry)) for entry in content if isinstance(entry, dict)][-lines:]
+        told = [str(entry.get("event", entry)) for entry in content if isinstance(entry, dict)]
+        return [line for line in told if not line.startswith(FOLD)][-lines:]
 
     def _order(self, dag_id: str) -> list[str]:
         tasks = self._call("GET", f"/api/v2/dags/{dag_id}/tasks")["tasks"]

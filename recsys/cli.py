@@ -1,8 +1,9 @@
 """`recsys`: run the platform, its pipelines and its releases from a terminal.
 
-Every command takes `--json` where it answers something, and ends with an exit code that says what happened:
-0 done, 1 refused by a gate, unhealthy or replayed otherwise, 64 wrong call, 65 bad data, 75 try again,
-78 configuration.
+Every command takes `--json` where it answers something.
+It ends with an exit code that says what happened:
+0 done, 1 refused by a gate, unhealthy or replayed otherwise,
+64 wrong call, 65 bad data, 75 try again, 78 configuration.
 """
 
 import json
