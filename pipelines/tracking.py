@@ -20,7 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pipelines import datasets, stage
+from pipelines import card, datasets, stage
 from pipelines.datasets import RunId
 from recsys import typechecks
 from recsys.errors import BadData, Permanent, RecsysError, Retryable
@@ -59,6 +59,11 @@ class Run:
     url: str
     stage: str = ""
 
+    @property
+    def whole(self) -> "Run":
+        """The pipeline run that this one is a part of."""
+        return Run(self.client, self.parent, self.parent, self.url)
+
     def params(self, values: Mapping[str, object]) -> None:
         """Log inputs. A value cannot be changed once logged; the stage that runs again has a new run.
 
@@ -69,17 +74,22 @@ class Run:
 
         self._batches("params", [Param(key, str(value)[:_MAX_PARAM]) for key, value in values.items()])
         if self.stage in TRAININGS:
-            whole = Run(self.client, self.parent, self.parent, self.url)
-            whole.tags({f"{self.stage}.{key}": told for key, told in values.items() if key not in stage.RUN_ONLY})
+            told = {f"{self.stage}.{key}": value for key, value in values.items() if key not in stage.RUN_ONLY}
+            self.whole.tags(told)
 
     def tags(self, values: Mapping[str, object]) -> None:
         from mlflow.entities import RunTag
 
         self._batches("tags", [RunTag(key, str(value)[:_MAX_TAG]) for key, value in values.items()])
 
-    def verdict(self, passed: bool, reasons: Sequence[str]) -> None:
-        """Say how a gate decided: as a metric, as tags, and as the run's description, which its page opens with."""
-        self.metrics({"passed": passed})
+    def verdict(self, passed: bool, reasons: Sequence[str], metrics: Mapping[str, object]) -> None:
+        """Say how a gate decided: as a metric, as tags, and as the run's description, which its page opens with.
+
+        The figures that pipeline runs are compared by go to the pipeline run at once: one that is refused is the very
+        one that somebody will compare, and nothing is registered of it.
+        """
+        self.metrics({**metrics, "passed": passed})
+        self.whole.metrics(card.compared({self.stage: {"metrics": metrics}}) | {f"{self.stage}/passed": passed})
         note = "\n".join(f"- {reason}" for reason in reasons)
         self.tags({"passed": passed, "reasons": "; ".join(reasons), NOTE_TAG: note})
 

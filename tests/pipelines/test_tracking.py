@@ -84,11 +84,25 @@ def test_the_tables_of_two_runs_stand_side_by_side(tracked: Settings) -> None:
 
 def test_a_verdict_is_a_figure_a_tag_and_the_runs_description(tracked: Settings) -> None:
     with tracking.stage_run(tracked, RUN, "validate_index", {}) as run:
-        run.verdict(False, ["FAILED: recall 0.5", "x" * 9_000])
+        run.verdict(False, ["FAILED: recall 0.5", "x" * 9_000], {"recall@100": 0.5})
     found = runs(tracked)["validate_index"].data
-    assert found.metrics == {"passed": 0.0}
+    assert found.metrics == {"passed": 0.0, "recall_100": 0.5}
     assert found.tags["passed"] == "False"
     assert found.tags[tracking.NOTE_TAG].startswith("- FAILED: recall 0.5\n- xxx")
+
+
+def test_a_pipeline_run_that_is_refused_has_its_figures_to_be_compared_by(tracked: Settings) -> None:
+    towers = {"view": "new", "views": {"new": {"two towers": {"recall@100": 0.4}}}, "users": 9}
+    with tracking.stage_run(tracked, RUN, "evaluate_retrieval", {}) as run:
+        run.verdict(True, [], towers)
+    with tracking.stage_run(tracked, RUN, "evaluate_ranker", {}) as run:
+        run.verdict(False, ["FAILED: NDCG@10"], {"ranker": {"ndcg_10": 0.3}, "forward_ms": {"p10": 4.0}})
+    assert runs(tracked)["r1"].data.metrics == {
+        "retrieval/new/two towers/recall_100": 0.4,
+        "evaluate_retrieval/passed": 1.0,
+        "ranker/ranker/ndcg_10": 0.3,
+        "evaluate_ranker/passed": 0.0,
+    }
 
 
 def test_a_stage_that_runs_again_replaces_its_run(tracked: Settings) -> None:
