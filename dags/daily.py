@@ -31,14 +31,15 @@ PARAMS = {
         type=["null", "string"],
         format="date",
         title="Dataset day",
-        description="the last day of data to use (UTC); empty: yesterday",
+        description="the last day of data to use (UTC); empty: yesterday. Of data that have ended: their last day",
     ),
     "source": Param(
-        "simulator",
-        type="string",
-        pattern=r"^(simulator|(online_retail|movielens|retailrocket|canonical):.+)$",
+        None,
+        type=["null", "string"],
+        pattern=r"^(simulator|(online_retail|movielens|retailrocket|canonical):.+)?$",
         title="Source",
-        description="simulator, online_retail:PATH, movielens:PATH, retailrocket:PATH or canonical:PATH",
+        description="simulator, online_retail:PATH, movielens:PATH, retailrocket:PATH or canonical:PATH; "
+        "empty: that of the last run",
     ),
     "epochs": Param(
         None,

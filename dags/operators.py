@@ -111,8 +111,9 @@ class GateOperator(StageOperator, BranchMixIn):
 
     def execute(self, context: Context) -> Any:
         result = super().execute(context)
-        verdict = "passed" if result["passed"] else "REFUSED"
-        line = ": ".join(filter(None, (f"{self.stage} {verdict}", "; ".join(result["reasons"]))))
+        verdict = "passed" if result["passed"] else notes.REFUSED
+        reasons = sorted(result["reasons"], key=lambda reason: not reason.startswith(notes.FAILED))
+        line = ": ".join(filter(None, (f"{self.stage} {verdict}", "; ".join(reasons))))
         self.log.info(line)
         notes.add(context["dag_run"], line)
         self.do_branch(context, self.passed if result["passed"] else self.refused)

@@ -54,6 +54,18 @@ def comparisons(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Figures]:
     }
 
 
+def compared(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """All figures by which two pipeline runs are compared, of those gates that have run.
+
+    Those of retrieval are named after their view: which one counts may change from run to run.
+    """
+    metrics = {gate: result.get("metrics", {}) for gate, result in results.items()}
+    towers = metrics.get("evaluate_retrieval", {})
+    index = {n: v for n, v in metrics.get("validate_index", {}).items() if isinstance(v, int | float)}
+    same = {"retrieval": towers.get("views", {}), "health": towers.get("health", {}), "index": index}
+    return comparisons(results) | same
+
+
 def table(figures: Figures) -> str:
     """A markdown table: one row per judged, one column per figure."""
     columns = list(dict.fromkeys(name for row in figures.values() for name in row))

@@ -91,8 +91,7 @@ def main(params: Params, settings: Settings) -> stage.Result:
     passed = not any(reason.startswith("FAILED") for reason in reasons)
     important = sorted(drops.items(), key=lambda pair: -pair[1])
     with tracking.stage_run(settings, params.run, "evaluate_ranker", params.model_dump()) as run:
-        run.verdict(passed, reasons)
-        run.metrics(metrics | {"slices": {row["slice"]: row for row in sliced}})
+        run.verdict(passed, reasons, metrics | {"slices": {row["slice"]: row for row in sliced}})
         run.table("ranker_baselines", [{"order by": name, **found.figures()} for name, found in judged.items()])
         run.table("ranker_slices", sliced)
         run.table("ranker_features", [{"feature": name, "ndcg_10 lost": drop} for name, drop in important])

@@ -95,8 +95,7 @@ def main(params: Params, settings: Settings) -> stage.Result:
             "holdout_days": parts.days,
         }
         draw(report, slices, folder)
-        run.verdict(passed, reasons)
-        run.metrics(metrics)
+        run.verdict(passed, reasons, metrics)
         tell(run, report, slices)
         run.artifacts(folder)
     for reason in reasons:

@@ -48,26 +48,44 @@ LOG_ROWS = 1_000_000
 class Params(stage.Params):
     """What ingestion is told."""
 
-    source: str = Field(description="; ".join(f"{name}: {doc}" for name, doc in sources.NAMES.items()))
+    source: str = Field(
+        "",
+        description="; ".join(f"{name}: {doc}" for name, doc in sources.NAMES.items())
+        + "; empty: the one that this workspace was given last, or else simulator",
+    )
     since: date | None = Field(None, description="first day of the batch; empty: the day after the last published one")
 
 
-def _claim(lake: Lake, text: str) -> None:
-    """A lake belongs to one shop: mixing two would train on nonsense. The bus brings events of the same shop.
+def _chosen(lake: Lake, asked: str) -> str:
+    """The source to read: what is asked for, or else what this lake was given last, or else the simulated shop.
+
+    A lake belongs to one shop: mixing two would train on nonsense. The bus brings events of the same shop. So a run
+    that the clock starts, or somebody from a form, needs not be told again where the shop's data are.
 
     Raises:
         BadData: the lake holds another source; the message says how to have both.
     """
-    name = text.partition(":")[0]
-    if name == "bus":
-        return
-    owner = lake.root / "lake" / "source"
-    if not owner.exists():
-        owner.parent.mkdir(parents=True, exist_ok=True)
-        owner.write_text(name)
-    elif (found := owner.read_text()) != name:
+    owner = _owner(lake)
+    known = owner.read_text() if owner.exists() else ""
+    text = asked or known or "simulator"
+    name, held = text.partition(":")[0], known.partition(":")[0]
+    if name not in ("bus", held) and held:
         remedy = f"`recsys use {name}` gives it a workspace of its own"
-        raise BadData(f"{lake.root} holds the data of {found!r}, not of {name!r}; {remedy}")
+        raise BadData(f"{lake.root} holds the data of {held!r}, not of {name!r}; {remedy}")
+    return text
+
+
+def _remember(lake: Lake, text: str, settings: Settings) -> None:
+    """Note a source that could be opened, by its absolute path: the next run may start in another folder."""
+    name, colon, _ = text.partition(":")
+    if name != "bus":
+        owner = _owner(lake)
+        owner.parent.mkdir(parents=True, exist_ok=True)
+        owner.write_text(f"{name}:{sources.parse(text, settings).path}" if colon else name)
+
+
+def _owner(lake: Lake) -> Path:
+    return lake.root / "lake" / "source"
 
 
 class Parts:
@@ -143,8 +161,9 @@ def main(params: Params, settings: Settings) -> stage.Result:
     root = Path(settings.storage.root).resolve()
     bus.recover(root, "events")
     bus.recover(root, changed.TOPIC)
-    _claim(lake, params.source)
-    main_source = sources.open_source(params.source, settings)
+    chosen = _chosen(lake, params.source)
+    main_source = sources.open_source(chosen, settings)
+    _remember(lake, chosen, settings)
     since, until = window(lake, params)
     retired = Bus(root).retire(_midnight(datetime.now(UTC) - timedelta(days=settings.bus.retention_days)))
     aside = datasets.run_folder(settings, params.run) / "ingest" / "refused_bus_lines.jsonl"
@@ -164,7 +183,7 @@ def main(params: Params, settings: Settings) -> stage.Result:
             events.write(batch)
             census.add(batch)
         if not isinstance(main_source, Bus):
-            _require_recent(params, main_source, events.rows, census, since)
+            _require_recent(params.day, chosen, main_source, events.rows, census, since)
         for batch in told.over(inputs[0].items(until), until):
             items.write(batch)
         for batch in inputs[0].users(until):
@@ -172,7 +191,7 @@ def main(params: Params, settings: Settings) -> stage.Result:
     if received.late:
         log.warning("%d events of the bus are older than %s; re-run their days to take them in", received.late, since)
     return {
-        "source": params.source,
+        "source": chosen,
         "since": since.date().isoformat() if since > sources.BEGINNING else None,
         "since_asked": params.since.isoformat() if params.since else None,
         "day": params.day.isoformat(),
@@ -230,18 +249,16 @@ def fingerprint(files: list[Path]) -> str:
     return whole.hexdigest()
 
 
-def _require_recent(params: Params, found: Source, rows: int, census: Census, since: datetime) -> None:
+def _require_recent(day: date, name: str, found: Source, rows: int, census: Census, since: datetime) -> None:
     """Stop where there is nothing to learn, or nothing to judge on, before anybody trains for minutes.
 
     Raises:
         BadData: the batch is empty, or ends before the longest holdout begins. A batch without any times is left to the
             quality gate.
     """
-    oldest = params.day - timedelta(days=split.LONGEST_DAYS - 1)
+    oldest = day - timedelta(days=split.LONGEST_DAYS - 1)
     if rows and max(census.days, default=str(oldest)) >= str(oldest):
         return
     first = oldest if rows else since.date()
-    span = f"up to {params.day}" if first == sources.BEGINNING.date() else f"from {first} to {params.day}"
-    raise BadData(
-        f"{params.source} has no events {span}; its last day is {found.last().date()}; choose --day accordingly"
-    )
+    span = f"up to {day}" if first == sources.BEGINNING.date() else f"from {first} to {day}"
+    raise BadData(f"{name} has no events {span}; its last day is {found.last().date()}; choose --day accordingly")

@@ -57,6 +57,8 @@ def calibration(path: Path, heads: Mapping[str, Reliability]) -> None:
             axis.set(xlim=(0, limit), ylim=(0, limit), xlabel="predicted", ylabel="observed")
             axis.set_title(f"{head}: ECE {found.error:.4f}")
             axis.set_box_aspect(1)
+            axis.locator_params(nbins=4)
+            axis.ticklabel_format(style="sci", scilimits=(-2, 2))  # rare deeds have chances of many digits
         _save(figure, path)
 
 

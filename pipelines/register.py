@@ -98,16 +98,11 @@ def _write(folder: Path, made: artifact.Artifact, text: str) -> None:
 def _summarise(
     parent: Run, params: Params, settings: Settings, results: Mapping[str, stage.Result], folder: Path
 ) -> dict[str, Any]:
-    """Figures and plots on the run of the whole pipeline, so that two runs compare at a glance.
-
-    Metrics of retrieval are named after their view: which one counts may change from run to run.
-    """
+    """Figures and plots on the run of the whole pipeline, so that two runs compare at a glance."""
     figures: dict[str, Any] = {name: dict(table) for name, table in card.comparisons(results).items()}
     towers = results["evaluate_retrieval"].get("metrics", {})
-    index = {n: v for n, v in results["validate_index"].get("metrics", {}).items() if isinstance(v, int | float)}
     seconds = {name: result["seconds"] for name, result in results.items() if "seconds" in result}
-    same = {"retrieval": towers.get("views", {}), "health": towers.get("health", {}), "index": index}
-    parent.metrics(figures | same | {"seconds": seconds})
+    parent.metrics(card.compared(results) | {"seconds": seconds})
     tables = "\n\n".join(f"## {name}\n\n{card.table(table)}" for name, table in figures.items() if table)
     parent.tags({"view": towers.get("view", ""), tracking.NOTE_TAG: tables})
     (folder / "comparison.md").write_text(tables + "\n")

@@ -131,8 +131,7 @@ def _made(module: Any, stage: str, params: Params, settings: Settings) -> Result
     if not isinstance(params, ReuseParams):
         return module.main(params, settings)  # type: ignore[no-any-return]
     record = reuse.Record(datasets.lake(settings).record(stage, params.day))
-    touched: reuse.Touched = module.touches(params, settings)
-    digest = touched.digest()
+    digest = module.touches(params, settings).digest()
     kept = record.result(digest) if params.reuse else None
     if kept is not None and _stands(kept, settings):
         log.info("nothing that %s reads has changed since run %s: what that made stays", stage, kept["made_by"])
@@ -144,7 +143,8 @@ def _made(module: Any, stage: str, params: Params, settings: Settings) -> Result
         return None
     result |= {"made_by": params.run}
     # What a stage of the data writes is part of the digest; what a training read may have been replaced meanwhile.
-    record.keep(module.touches(params, settings).digest() if touched.writes else digest, result)
+    after: reuse.Touched = module.touches(params, settings)
+    record.keep(after.digest() if after.writes else digest, result)
     return result
 
 

@@ -20,7 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pipelines import datasets, stage
+from pipelines import card, datasets, stage
 from pipelines.datasets import RunId
 from recsys import typechecks
 from recsys.errors import BadData, Permanent, RecsysError, Retryable
@@ -32,6 +32,7 @@ STAGE_TAG = "recsys.stage"
 NOTE_TAG = "mlflow.note.content"
 KEPT_TAG = "recsys.made_by"  # the run whose result stays, on a stage that had nothing new to do
 WHOLE = "pipeline"  # what the parent run has in the place of a stage
+TRAININGS = ("train_retrieval", "train_ranker")  # their parameters are what two pipeline runs differ by
 _MAX_PARAM = 6000  # MLflow refuses longer values
 _MAX_TAG = 8000
 _MAX_BATCH = 100  # params or tags one request of MLflow may carry
@@ -49,27 +50,46 @@ class Run:
         id: MLflow's id of this run.
         parent: MLflow's id of the pipeline run, or the same id where this is the parent itself.
         url: where the tracking server is, for messages.
+        stage: whose run it is; "" where this is the parent.
     """
 
     client: Any
     id: str
     parent: str
     url: str
+    stage: str = ""
+
+    @property
+    def whole(self) -> "Run":
+        """The pipeline run that this one is a part of."""
+        return Run(self.client, self.parent, self.parent, self.url)
 
     def params(self, values: Mapping[str, object]) -> None:
-        """Log inputs. A value cannot be changed once logged; the stage that runs again has a new run."""
+        """Log inputs. A value cannot be changed once logged; the stage that runs again has a new run.
+
+        Those of a training stand on the pipeline run as well, beside its figures, so that a comparison of two pipeline
+        runs shows what made the difference: as tags, because a training that runs again may be told otherwise.
+        """
         from mlflow.entities import Param
 
         self._batches("params", [Param(key, str(value)[:_MAX_PARAM]) for key, value in values.items()])
+        if self.stage in TRAININGS:
+            told = {f"{self.stage}.{key}": value for key, value in values.items() if key not in stage.RUN_ONLY}
+            self.whole.tags(told)
 
     def tags(self, values: Mapping[str, object]) -> None:
         from mlflow.entities import RunTag
 
         self._batches("tags", [RunTag(key, str(value)[:_MAX_TAG]) for key, value in values.items()])
 
-    def verdict(self, passed: bool, reasons: Sequence[str]) -> None:
-        """Say how a gate decided: as a metric, as tags, and as the run's description, which its page opens with."""
-        self.metrics({"passed": passed})
+    def verdict(self, passed: bool, reasons: Sequence[str], metrics: Mapping[str, object]) -> None:
+        """Say how a gate decided: as a metric, as tags, and as the run's description, which its page opens with.
+
+        The figures that pipeline runs are compared by go to the pipeline run at once: one that is refused is the very
+        one that somebody will compare, and nothing is registered of it.
+        """
+        self.metrics({**metrics, "passed": passed})
+        self.whole.metrics(card.compared({self.stage: {"metrics": metrics}}) | {f"{self.stage}/passed": passed})
         note = "\n".join(f"- {reason}" for reason in reasons)
         self.tags({"passed": passed, "reasons": "; ".join(reasons), NOTE_TAG: note})
 
@@ -141,7 +161,7 @@ def stage_run(settings: Settings, run: RunId, name: str, params: Mapping[str, ob
         _delete_earlier(client, parent, name)
         tags = {STAGE_TAG: name, "mlflow.parentRunId": parent.info.run_id} | provenance(settings, run)
         nested = client.create_run(parent.info.experiment_id, tags=tags, run_name=name)
-    tracked = Run(client, nested.info.run_id, parent.info.run_id, url)
+    tracked = Run(client, nested.info.run_id, parent.info.run_id, url, name)
     try:
         tracked.params({**params, "seed": settings.seed})
         yield tracked

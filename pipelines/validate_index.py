@@ -59,8 +59,7 @@ def main(params: Params, settings: Settings) -> stage.Result:
     """Judge the run's index, and keep figures and plots in MLflow."""
     with tracking.stage_run(settings, params.run, "validate_index", params.model_dump()) as run:
         verdict = judge(params, settings)
-        run.metrics(verdict["metrics"])
-        run.verdict(verdict["passed"], verdict["reasons"])
+        run.verdict(verdict["passed"], verdict["reasons"], verdict["metrics"])
         run.artifacts(datasets.run_folder(settings, params.run) / "validate_index")
     return verdict
 

@@ -14,6 +14,7 @@ from recsys.errors import Permanent, Retryable, UsageError
 from recsys.settings import Settings
 
 FINISHED = ("success", "failed")
+FOLD = ("::group::", "::endgroup::")
 POLL_SECONDS = 2.0  # two calls each time, on a machine that is busy with the run itself
 
 
@@ -54,6 +55,10 @@ class Client:
         self._orders: dict[str, list[str]] = {}
         self._http = httpx.Client(base_url=settings.airflow_url, timeout=30)
 
+    def parameters(self, dag_id: str) -> set[str]:
+        """Names of the parameters of a DAG. Airflow takes others in silence, and so a misspelt one."""
+        return set(self._call("GET", f"/api/v2/dags/{dag_id}/details")["params"] or {})
+
     def trigger(self, dag_id: str, conf: Mapping[str, Any]) -> str:
         """Start a run and return its id; a paused DAG is unpaused first."""
         self._call("PATCH", f"/api/v2/dags/{dag_id}", json={"is_paused": False})
@@ -82,11 +87,13 @@ class Client:
             time.sleep(every)
 
     def log_tail(self, run: Run, task_id: str, lines: int = 15) -> list[str]:
-        """The last lines of a task's newest try; empty where Airflow has no log."""
+        """The last lines of a task's newest try, without the marks by which Airflow's page folds them; empty where
+        Airflow has no log."""
         path = f"/api/v2/dags/{run.dag_id}/dagRuns/{quote(run.run_id, safe='')}/taskInstances/{task_id}"
         number = self._call("GET", path)["try_number"]
         content = self._call("GET", f"{path}/logs/{number}").get("content", [])
-        return [str(entry.get("event", entry)) for entry in content if isinstance(entry, dict)][-lines:]
+        told = [str(entry.get("event", entry)) for entry in content if isinstance(entry, dict)]
+        return [line for line in told if not line.startswith(FOLD)][-lines:]
 
     def _order(self, dag_id: str) -> list[str]:
         tasks = self._call("GET", f"/api/v2/dags/{dag_id}/tasks")["tasks"]

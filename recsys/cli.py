@@ -1,8 +1,9 @@
 """`recsys`: run the platform, its pipelines and its releases from a terminal.
 
-Every command takes `--json` where it answers something, and ends with an exit code that says what happened:
-0 done, 1 refused by a gate, unhealthy or replayed otherwise, 64 wrong call, 65 bad data, 75 try again,
-78 configuration.
+Every command takes `--json` where it answers something.
+It ends with an exit code that says what happened:
+0 done, 1 refused by a gate, unhealthy or replayed otherwise,
+64 wrong call, 65 bad data, 75 try again, 78 configuration.
 """
 
 import json
@@ -23,7 +24,7 @@ from rich.table import Table
 
 from recsys import airflow, client, progress, tour
 from recsys import settings as configuration
-from recsys.errors import RecsysError, UsageError
+from recsys.errors import Exit, RecsysError, UsageError
 from recsys.settings import Settings
 
 if TYPE_CHECKING:
@@ -43,12 +44,15 @@ console = Console()
 errors = Console(stderr=True)
 AsJson = Annotated[bool, typer.Option("--json", help="answer as one JSON document")]
 REFUSED = 1
+TYPERS_USAGE = 2
 
 
 def main() -> None:
     """The process edge: domain errors become one sentence and their exit code."""
     try:
         app()
+    except SystemExit as end:  # an unknown command or option, which Typer has explained
+        sys.exit(Exit.USAGE if end.code == TYPERS_USAGE else end.code)
     except RecsysError as error:
         errors.print(f"[red]{type(error).__name__}[/]: {escape(str(error))}", soft_wrap=True, highlight=False)
         sys.exit(error.exit_code)
@@ -60,6 +64,7 @@ def up(as_json: AsJson = False) -> None:
 
     What runs already is left alone, so the command can be repeated.
     """
+    from models import release
     from recsys import local
 
     settings = configuration.load()
@@ -67,7 +72,9 @@ def up(as_json: AsJson = False) -> None:
         services = local.up(settings, lambda line: status.update(line))
     _show_services(services, as_json)
     if settings.demo_url and not as_json:
-        console.print(f"\nA shop to look at: {settings.demo_url}", soft_wrap=True)
+        live = release.Releases(Path(settings.storage.root)).live()
+        when = "" if live else ", once `recsys run daily` has brought a release live"
+        console.print(f"\nA shop to look at{when}: {settings.demo_url}", soft_wrap=True)
 
 
 @app.command()
@@ -88,8 +95,12 @@ def status(as_json: AsJson = False) -> None:
     """What runs, where, and whether it is healthy; exit code 1 if something is not."""
     from recsys import local
 
-    services = local.status(configuration.load())
+    settings = configuration.load()
+    services = local.status(settings)
     _show_services(services, as_json)
+    if count := local.orphans(settings):
+        words = f"the supervisor was killed: {count} of its processes serve on, and nobody looks after them; "
+        errors.print(f"{words}`recsys up` starts everything anew, in its order", soft_wrap=True, highlight=False)
     if not all(service.healthy for service in services if service.expected):
         raise typer.Exit(REFUSED)
 
@@ -123,8 +134,12 @@ def use(
 @app.command()
 def run(
     dag: Annotated[str, typer.Argument(help="daily, intraday, trending or email")],
-    source: Annotated[str, typer.Option(help="NAME or NAME:PATH, as `recsys data describe` takes it")] = "",
-    day: Annotated[str, typer.Option(help="last day of data, YYYY-MM-DD; empty: the last day of the source")] = "",
+    source: Annotated[
+        str, typer.Option(help="NAME or NAME:PATH, as `recsys data describe` takes it; empty: that of the last run")
+    ] = "",
+    day: Annotated[
+        str, typer.Option(help="last day of data, YYYY-MM-DD; empty: the last day of --source, or else yesterday")
+    ] = "",
     param: Annotated[list[str], typer.Option(help="further parameter of the DAG, name=value; repeatable")] = [],  # noqa: B006
     wait: Annotated[bool, typer.Option(help="follow the run until it ends")] = True,
     as_json: AsJson = False,
@@ -143,6 +158,8 @@ def run(
     elif day:
         conf["day"] = day
     server = airflow.Client(settings)
+    if unknown := sorted(conf.keys() - (known := server.parameters(dag))):
+        raise UsageError(f"{dag} has no parameter {unknown[0]!r}; it has {', '.join(sorted(known)) or 'none'}")
     run_id = server.trigger(dag, conf)
     if not wait:
         _answer({"dag_id": dag, "run_id": run_id, "url": _run_url(settings, dag, run_id)}, as_json)
@@ -262,11 +279,15 @@ def history(as_json: AsJson = False) -> None:
     if as_json:
         _print_json([asdict(record) for record in records])
         return
-    view = Table("released at", "release", "colour", "data until", "previous", "reason", box=None, pad_edge=False)
+    # A release's id begins with its data day. Ids are there to be copied: the reason gives way where it is narrow.
+    view = Table(box=None, pad_edge=False)
+    for name in ("released at", "colour", "release", "previous"):
+        view.add_column(name, no_wrap=True)
+    view.add_column("reason", overflow="fold")
     for record in records:
-        row = (record.released_at[:19], record.release_id, record.colour, record.as_of[:10], record.previous or "")
+        row = (record.released_at[:16].replace("T", " "), record.colour, record.release_id, record.previous or "")
         view.add_row(*row, escape(record.reason))
-    console.print(view)
+    console.print(view if records else "nothing has been live yet; `recsys run daily` brings a release live")
 
 
 @release_app.command()
@@ -408,7 +429,7 @@ def _recommendations(query: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         _print_json(answer)
     else:
-        console.print(tour.table(answer))
+        console.print(tour.page(answer))
 
 
 def _show_replay(found: Mapping[str, Any]) -> None:
@@ -449,6 +470,8 @@ def _answer(value: Mapping[str, Any], as_json: bool) -> None:
         _print_json(value)
         return
     view = Table(box=None, pad_edge=False, show_header=False)
+    view.add_column()
+    view.add_column(overflow="fold")
     for name, entry in value.items():
         text = json.dumps(entry, default=str) if isinstance(entry, dict | list) else str(entry)
         view.add_row(f"[bold]{escape(name)}[/]", escape(text))

@@ -120,6 +120,11 @@ def status(settings: Settings) -> list[ServiceStatus]:
     ]
 
 
+def orphans(settings: Settings) -> int:
+    """How many processes run on without their supervisor, because that was killed; nobody restarts them."""
+    return 0 if Supervisor(settings).alive() else sum(map(sweep.runs, _session(settings)))
+
+
 def _status(settings: Settings, program: Program, process: Process, healthy: bool) -> ServiceStatus:
     needed = _needed(settings, program)
     return ServiceStatus(

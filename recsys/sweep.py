@@ -36,6 +36,14 @@ def group(leader: int, within: int) -> list[psutil.Process]:
     return [process for pid, process in found.items() if pid != os.getpid()]
 
 
+def runs(process: psutil.Process) -> bool:
+    """Whether a process has not ended; one that has, and whose parent has not noticed, counts as ended."""
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
 def end(processes: Sequence[psutil.Process], seconds: float = 5) -> None:
     """Terminate processes, and kill those that are still there after some seconds."""
     for process in processes:

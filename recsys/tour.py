@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from rich.console import Console
+from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Table
 
@@ -84,31 +84,31 @@ def show(seen: Tour, console: Console) -> None:
         console.print(f"\n[bold]Home page of {visit.visitor.label}[/] ({escape(who)})")
         if visit.visitor.history:
             console.print("[dim]lately: " + escape(" · ".join(visit.visitor.history[-6:][::-1])) + "[/]")
-        console.print(table(visit.answer))
+        console.print(page(visit.answer))
     where = seen.addresses
     console.print(f"\nStorefront {where['storefront'] or 'off (api.demo)'}")
     console.print(
         f"API docs   {where['api_docs']}\nAirflow    {where['airflow']}  (user admin; password in "
-        f"{where['airflow_passwords']})\nMLflow     {where['mlflow']}\n"
-        "\n`recsys recommend --user ID`, `recsys similar --item ID` and `recsys --help` go on from here; "
-        "`make stop` stops everything."
+        f"{where['airflow_passwords']})\nMLflow     {where['mlflow']}\n",
+        soft_wrap=True,
+    )
+    console.print(
+        "`source .venv/bin/activate`, and then `recsys recommend --user ID`, `recsys similar --item ID` and "
+        "`recsys --help` go on from here; `make stop` stops everything."
     )
 
 
-def table(answer: dict[str, Any]) -> Table:
-    """Recommendations as a table of two lines an item, readable at 80 columns: title and score, category and reason."""
-    view = Table(box=None, pad_edge=False, show_header=False, caption=_served_by(answer), caption_justify="left")
+def page(answer: dict[str, Any]) -> Group:
+    """Recommendations as a table of two lines an item, readable at 80 columns: title and score, category and reason;
+    and what served them."""
+    view = Table(box=None, pad_edge=False, show_header=False)
     view.add_column(justify="right", style="dim")
     view.add_column(overflow="fold")
     view.add_column(justify="right")
     for rank, item in enumerate(answer["items"], start=1):
         told = " · ".join(filter(None, (item.get("category"), item["reason"])))
         view.add_row(str(rank), f"{escape(item['title'])}\n[dim]{escape(told)}[/]", f"{item['score']:.3g}")
-    return view
-
-
-def _served_by(answer: dict[str, Any]) -> str:
-    return f"rung: {answer['rung']}, release {answer.get('release_id') or 'none'}"
+    return Group(view, f"[dim]rung: {answer['rung']}, release {answer.get('release_id') or 'none'}[/]")
 
 
 def _typical(sequences: pa.Table, *, is_user: bool) -> dict[str, Any] | None:

@@ -49,22 +49,29 @@ class Bus:
         self.dropped: Counter[str] = Counter()
         self.late = 0
         self._window = EVER
+        self._told: list[Path] = []
 
     def files(self) -> list[Path]:
-        """All segments, and the files of the lake in the window that `events` was last asked for."""
-        return [*bus.closed(self.root, TOPIC), *received.paths(datasets.Lake(self.root), *self._window)]
+        """What `events` was last made from: files of the lake in its window, and segments with an event before its end.
+
+        Segments that are read together count together. What came later does not count, or whoever tries an idea on last
+        week's data, while shoppers click, would have all features made anew.
+        """
+        return [*self._told, *received.paths(datasets.Lake(self.root), *self._window)]
 
     def last(self) -> datetime:
-        found = (pc.max(batch.column("event_time")).as_py() for batch in self._all(*EVER) if batch.num_rows)
+        found = (pc.max(batch.column("event_time")).as_py() for _, batch in self._all(*EVER) if batch.num_rows)
         return max((time for time in found if time is not None), default=datetime(1970, 1, 1, tzinfo=UTC))
 
     def events(self, since: datetime, until: datetime) -> Iterator[pa.RecordBatch]:
         """Events of the window; `late` counts those in the bus before it, which a re-run of their day takes in."""
         self.dropped.clear()
-        self.late, self._window = 0, (since, until)
+        self.late, self._window, self._told = 0, (since, until), []
         if self.aside is not None:
             self.aside.unlink(missing_ok=True)
-        for batch in self._all(since, until):
+        for segments, batch in self._all(since, until):
+            if pc.any(pc.less(batch.column("event_time"), pa.scalar(until, source.TIME))).as_py():
+                self._told += segments
             self.late += pc.sum(pc.less(batch.column("event_time"), pa.scalar(since, source.TIME))).as_py() or 0
             yield source.within(batch, since, until)
 
@@ -121,12 +128,11 @@ class Bus:
         if segments:
             yield segments, pa.Table.from_batches(events)
 
-    def _all(self, since: datetime, until: datetime) -> Iterator[pa.RecordBatch]:
-        """Every closed segment, then what the lake holds of the window."""
-        for _, batch in self._read(bus.closed(self.root, TOPIC)):
-            yield batch
+    def _all(self, since: datetime, until: datetime) -> Iterator[tuple[list[Path], pa.RecordBatch]]:
+        """Every closed segment, then what the lake holds of the window, which is in no segment."""
+        yield from self._read(bus.closed(self.root, TOPIC))
         for path in received.paths(datasets.Lake(self.root), since, until):
-            yield from received.batches(path)
+            yield from (([], batch) for batch in received.batches(path))
 
     def _read(self, segments: Iterable[Path]) -> Iterator[tuple[list[Path], pa.RecordBatch]]:
         """Segments and their events, many small ones at once; one that has a line that is no event comes alone."""

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
@@ -50,7 +49,7 @@ class Calls:
         }
         self._deadlines = {stage: value / 1000 for stage, value in milliseconds.items()}
         # One for each colour: a variant's release that is away must not shut the live one.
-        self._breakers: defaultdict[tuple[str, str], Breaker] = defaultdict(Breaker)
+        self._breakers: dict[str, Breaker] = {}
         self.quality = Quality(api.quality_minimum, api.quality_delay_seconds)
         metrics.quality.set_function(lambda: self.quality.factor)
 
@@ -127,7 +126,8 @@ class Calls:
         if deadline <= 0:
             self._fell(trace, stage, "deadline")
             return None
-        breaker = self._breakers[stage, colour]
+        part = f"{stage}-{colour}" if colour else stage
+        breaker = self._breakers.get(part) or self._breakers.setdefault(part, Breaker(part))
         if not breaker.allows():
             self._fell(trace, stage, "open")
             return None
@@ -152,7 +152,7 @@ class Calls:
         if why in UNBLAMED:
             breaker.undecided()
         else:
-            breaker.failed()
+            breaker.failed(why)
         if why == "late":
             self._spent(stage, deadline)
         self._fell(trace, stage, why)

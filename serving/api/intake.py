@@ -21,6 +21,7 @@ from feature_repo.events import POSITIVE
 from recsys import bus
 from recsys.inference import Deed
 from recsys.settings import Settings
+from serving.api.breaker import Breaker
 from serving.api.metrics import Metrics
 from serving.api.problems import Problem
 
@@ -77,6 +78,7 @@ class Receiver:
     learn: Callable[[Sequence[Line]], None]
     _recent: OrderedDict[str, bytes] = field(default_factory=OrderedDict)
     _arriving: dict[str, tuple[bytes, asyncio.Future[None]]] = field(default_factory=dict)
+    _breaker: Breaker = field(default_factory=lambda: Breaker("the index of events in Redis"))
 
     async def take(self, lines: Sequence[Line]) -> Receipt:
         """Bring events to the disk.
@@ -169,9 +171,17 @@ class Receiver:
         await self._ask(write)
 
     async def _ask(self, call: Callable[[], Awaitable[T]]) -> T | None:
+        """What Redis says; None where it does not: events are taken all the same, and one that hangs holds up a few."""
+        if not self._breaker.allows():
+            self.metrics.falls.labels("event_index", "open").inc()
+            return None
         try:
             async with asyncio.timeout(INDEX_SECONDS):
-                return await call()
-        except (redis.RedisError, OSError, TimeoutError):
-            self.metrics.falls.labels("event_index", "down").inc()
+                found = await call()
+        except (redis.RedisError, OSError) as error:  # TimeoutError is an OSError
+            why = "late" if isinstance(error, TimeoutError | redis.TimeoutError) else "down"
+            self._breaker.failed(why)
+            self.metrics.falls.labels("event_index", why).inc()
             return None
+        self._breaker.succeeded()
+        return found

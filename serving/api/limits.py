@@ -49,7 +49,7 @@ class Limits:
     def __init__(self, store: online.AsyncClient, burst_seconds: float, metrics: Metrics) -> None:
         self._script = store.register_script(SCRIPT)
         self._burst_seconds, self._metrics = burst_seconds, metrics
-        self._breaker = Breaker()
+        self._breaker = Breaker("the count of requests in Redis")
 
     async def take(self, client: str, rate: float) -> Mapping[str, str]:
         """Count one request of a client that may make `rate` a second (0: any number), and say what is left, as
@@ -86,8 +86,9 @@ class Limits:
             async with asyncio.timeout(DEADLINE):
                 wait, whole = await self._script(keys=[f"limit:{client}"], args=[interval, burst])
         except (redis.RedisError, OSError) as error:  # TimeoutError is an OSError
-            self._breaker.failed()
-            self._metrics.falls.labels("limit", "late" if isinstance(error, TimeoutError) else "down").inc()
+            why = "late" if isinstance(error, TimeoutError) else "down"
+            self._breaker.failed(why)
+            self._metrics.falls.labels("limit", why).inc()
             return None
         self._breaker.succeeded()
         return wait, whole

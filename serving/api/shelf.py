@@ -29,6 +29,7 @@ class Shelf:
         self._store, self._outbox = store, outbox
         self._prefix, self._seconds, self._deadline = prefix, seconds, deadline
         self._writing: dict[str, bytes] = {}
+        self._keeps = True  # as far as the last write tells; a line for each that fails would be all that a log shows
 
     def put(self, key: str, value: bytes) -> None:
         """Begin to keep a value."""
@@ -55,5 +56,11 @@ class Shelf:
 
     def _written(self, key: str, done: asyncio.Future[None]) -> None:
         self._writing.pop(key, None)  # two requests may have come with one id
-        if not done.cancelled() and (error := done.exception()):
-            log.warning("a value of %s could not be kept: %s", self._prefix, error)
+        if done.cancelled():
+            return
+        error = done.exception()
+        if error is not None and self._keeps:
+            log.warning("values of %s are not kept until further notice: %s", self._prefix, error)
+        if error is None and not self._keeps:
+            log.info("values of %s are kept again", self._prefix)
+        self._keeps = error is None

@@ -28,6 +28,9 @@ from serving.predictors.changed import Follower
 from serving.predictors.stock import Stock
 from serving.predictors.visitors import Visitor
 
+READ_SECONDS = (
+    0.02  # for one read of Redis that hangs, so that what needs no visitor is found within the API's deadline
+)
 RECENT = 20  # items of the history that the profile names
 WARM_SIZES = (100, 500, 3_000)
 CONTENT = ("item_id", "title", "category", "brand", "tags", "price")  # what the item tower reads of an item
@@ -196,7 +199,7 @@ def open_engine(settings: Settings, release: Release, opened: server.Opened) -> 
     return Retriever(
         two_tower.Towers.load(Path(opened["retrieval"].path)),
         index,
-        visitors.Reader.of(release, store.connect(settings)),
+        visitors.Reader.of(release, store.connect(settings, READ_SECONDS)),
         history_length=int(meta["history_length"]),
         release=release,
         settings=settings,

@@ -89,6 +89,7 @@ class Reader:
         fields = [field for projection in projections for field in projection.features]
         # A stranger has the same names as a user.
         self._stranger: dict[str, Any] = {f.name: [] if isinstance(f.dtype, Array) else None for f in fields}
+        self._away = False  # as far as the last read tells
 
     @classmethod
     def of(cls, release: Release, features: Any) -> Self:
@@ -123,18 +124,28 @@ class Reader:
         A user without history, and an anonymous visitor, is known by the session. What the request says of this
         moment comes on top of what the store knows, or is all there is where the store is away.
         """
-        values, degraded = dict(self._stranger), False
+        values, problem = dict(self._stranger), None
         try:
             if request.user_id:
                 values |= store.online_user(self._features, request.user_id, self._service)
             if request.session_id and not values["history_items"]:
                 values |= store.online_session(self._features, request.session_id)
         except Retryable as error:
-            log.warning("serving a stranger: %s", error)
-            values, degraded = dict(self._stranger), True
-        known = not degraded and any(value not in (None, []) for value in values.values())
+            values, problem = dict(self._stranger), error
+        if request.user_id or request.session_id:
+            self._noted(problem)
+        known = problem is None and any(value not in (None, []) for value in values.values())
         stated = {"preferences": list(request.preferences)} if request.preferences else {}
-        return Visitor(values | _history(values, request.recent, now) | stated, known, degraded, now)
+        told = values | _history(values, request.recent, now) | stated
+        return Visitor(told, known, problem is not None, now)
+
+    def _noted(self, problem: Retryable | None) -> None:
+        """Log the first and the last moment of an outage; a line for each request would be all that a log shows."""
+        if problem is not None and not self._away:
+            log.warning("everybody is served as a stranger until further notice: %s", problem)
+        if problem is None and self._away:
+            log.info("the feature store answers again")
+        self._away = problem is not None
 
 
 def _history(values: Mapping[str, Any], recent: Sequence[Deed], now: float) -> dict[str, list[Any]]:

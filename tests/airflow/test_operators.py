@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
-from dags import operators
+from dags import notes, operators
 
 # Stands where the platform's Python would: called as `PROGRAM -m pipelines STAGE --result FILE`.
 PROGRAM = """#!/bin/sh
@@ -98,7 +98,8 @@ def test_a_gate_notes_its_verdict_and_branches(stage, monkeypatch, passed: bool,
     noted, branched = [], []
     monkeypatch.setattr(operators.notes, "add", lambda run, line: noted.append(line))
     monkeypatch.setattr(operators.GateOperator, "do_branch", lambda self, context, to: branched.append(to))
-    result = {"passed": passed, "reasons": ["recall@100 0.41 against 0.30"]}
+    figure, fell_short = "recall@100 0.41 against 0.30", "FAILED: coverage 0.01, at least 0.02"
+    result = {"passed": passed, "reasons": [figure] if passed else [figure, fell_short]}
     gate = stage(
         f"""echo '{json.dumps(result)}' > "$2" """,
         operators.GateOperator,
@@ -107,7 +108,15 @@ def test_a_gate_notes_its_verdict_and_branches(stage, monkeypatch, passed: bool,
     )
     assert gate.execute({"dag_run": SimpleNamespace()}) == result
     assert branched == [branch]
-    assert noted == [f"quality {'passed' if passed else 'REFUSED'}: recall@100 0.41 against 0.30"]
+    assert noted == [f"quality passed: {figure}" if passed else f"quality REFUSED: {fell_short}; {figure}"]
+
+
+def test_a_note_that_is_too_long_begins_with_what_was_refused() -> None:
+    passed, refused = "evaluate_ranker passed: " + "figure; " * 200, "validate_index REFUSED: recall 0.5"
+    note = notes.fitted([passed, refused])
+    assert note.startswith(f"{refused}\nevaluate_ranker passed: figure")
+    assert (len(note), note[-2:]) == (notes.MAX_NOTE, " …")
+    assert notes.fitted(["a passed", "b passed"]) == "a passed\nb passed"
 
 
 def test_a_blank_field_of_the_form_is_left_to_the_default_of_the_stage() -> None:

@@ -1,5 +1,6 @@
 """Gate G3 on requests made up by hand: what passes, what fails, and that it says why."""
 
+import itertools
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -225,6 +226,19 @@ def test_mlflow_has_what_two_runs_are_compared_by(tracked_settings: Settings) ->
     [judged] = client.search_runs([experiment.experiment_id], "tags.`recsys.stage` = 'evaluate_ranker'")
     assert judged.data.metrics["slices/all/ranker"] == pytest.approx(reached["ranker"])
     assert judged.data.metrics["passed"] == result["passed"]
+
+
+def test_the_numbers_of_a_head_that_hardly_ever_happens_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Any] = []
+    monkeypatch.setattr(ranking_plots, "_save", lambda figure, _: figures.append(figure))
+    never = ranking_metrics.reliability(np.linspace(0, 0.000125, 40), np.zeros(40), 4)
+    ranking_plots.calibration(tmp_path / "calibration.png", {"click": never, "cart": never, "purchase": never})
+    figures[0].canvas.draw()
+    for axis in figures[0].axes:
+        boxes = [label.get_window_extent() for label in axis.get_xticklabels() if label.get_text()]
+        assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
 
 
 def test_pictures_are_written(tmp_path: Path) -> None:

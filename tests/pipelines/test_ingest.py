@@ -113,6 +113,21 @@ def test_events_of_the_api_are_merged_and_refused_lines_kept(settings: Settings,
     assert json.loads(json.loads(aside.read_text())["line"])["event"] == "stare"
 
 
+def test_what_shoppers_do_after_the_day_is_not_in_its_fingerprint(settings: Settings, tiny_shop: Path) -> None:
+    """Or nothing would be kept from an earlier run where the shop is open while somebody tries an idea."""
+    row = {"session_id": "s", "item_id": "i", "event": "view"}
+
+    def shopped(day: int) -> str:
+        event = row | {"event_id": f"api-{day}", "event_time": f"2026-01-{day:02}T12:00:00Z"}
+        with bus.Log(Path(settings.storage.root), "events") as log:
+            log.append([json.dumps(event).encode()]).result(10)
+        return str(_ingest(settings, tiny_shop, date(2026, 1, 8))["fingerprint"])
+
+    untouched = str(_ingest(settings, tiny_shop, date(2026, 1, 8))["fingerprint"])
+    assert shopped(day=9) == untouched
+    assert shopped(day=8) != untouched
+
+
 def test_what_the_bus_need_not_keep_moves_to_the_lake_and_is_ingested_all_the_same(
     settings: Settings, tiny_shop: Path
 ) -> None:
@@ -205,6 +220,28 @@ def test_a_lake_takes_the_data_of_one_shop_only(settings: Settings, tiny_shop: P
     _ingest(settings, tiny_shop)
     with pytest.raises(BadData, match="holds the data of 'canonical', not of 'movielens'; `recsys use movielens`"):
         _ingest(settings, tiny_shop, source=f"movielens:{tiny_shop}")
+
+
+def test_a_run_that_is_told_no_source_takes_that_of_the_run_before(
+    settings: Settings, tiny_shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_shop.parent)
+    _ingest(settings, tiny_shop, source=f"canonical:{tiny_shop.name}")
+    monkeypatch.chdir("/")
+    result = _ingest(settings, tiny_shop, source="")
+    assert result["source"] == f"canonical:{tiny_shop}"
+    assert days(result)[2] == str(LAST)
+
+
+def test_the_first_run_that_is_told_no_source_wants_the_simulated_shop(settings: Settings, tiny_shop: Path) -> None:
+    with pytest.raises(UsageError, match="there is no simulated shop yet"):
+        _ingest(settings, tiny_shop, source="")
+
+
+def test_a_source_that_cannot_be_opened_claims_no_lake(settings: Settings, tiny_shop: Path) -> None:
+    with pytest.raises(BadData):
+        _ingest(settings, tiny_shop, source=f"movielens:{tiny_shop}")
+    assert _ingest(settings, tiny_shop)["rows"]["events"]
 
 
 def _large(shop: Path, kind: str) -> int:

@@ -236,6 +236,24 @@ def test_what_was_replaced_while_a_stage_read_it_is_read_anew(
     assert made == ["first", "second"]
 
 
+def test_the_first_load_of_an_empty_lake_is_kept_as_well(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    lake, runs = datasets.lake(settings), []
+
+    def main(params: quality.Params, _: Settings) -> stage.Result:
+        lake.write(datasets.EVENTS, params.day, TABLE)
+        runs.append(params.run)
+        return {"days": 1}
+
+    monkeypatch.setenv("RECSYS_STORAGE__ROOT", settings.storage.root)
+    monkeypatch.setattr(quality, "main", main)
+    for name in ("first", "second"):
+        folder = datasets.run_folder(settings, RunId(name))
+        folder.mkdir(parents=True)
+        (folder / "ingest.json").write_text('{"source": "canonical:x", "fingerprint": "f1", "since_asked": null}')
+        assert stage.run("quality", ["--day", str(DAY), "--run", name]) is Exit.OK
+    assert runs == ["first"]
+
+
 @pytest.mark.parametrize("other", [{"fingerprint": "f2"}, {"since_asked": "2026-03-01"}, {"source": "bus"}], ids=str)
 def test_quality_knows_its_batch_by_what_ingest_took(settings: Settings, other: dict[str, str]) -> None:
     taken = {"source": "canonical:x", "fingerprint": "f1", "since_asked": None}

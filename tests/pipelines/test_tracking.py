@@ -56,6 +56,22 @@ def test_stages_meet_under_one_parent(tracked: Settings, tmp_path: Path) -> None
     assert parent.info.status == "FINISHED"
 
 
+def test_what_a_training_was_told_stands_on_the_pipeline_run_and_follows_the_last_try(tracked: Settings) -> None:
+    for epochs in (2, None):
+        told = {"epochs": epochs, "dim": 64, "run": "r1", "reuse": True}
+        with tracking.stage_run(tracked, RUN, "train_retrieval", told) as run:
+            run.params({"recipe.epochs": epochs or 8})
+    with tracking.stage_run(tracked, RUN, "evaluate_retrieval", {"tolerance": 0.02}):
+        pass
+    tags = runs(tracked)["r1"].data.tags
+    assert {name: value for name, value in tags.items() if name.startswith(("train_", "evaluate_"))} == {
+        "train_retrieval.epochs": "None",
+        "train_retrieval.dim": "64",
+        "train_retrieval.seed": str(tracked.seed),
+        "train_retrieval.recipe.epochs": "8",
+    }
+
+
 def test_the_tables_of_two_runs_stand_side_by_side(tracked: Settings) -> None:
     for name, recall in (("r1", 0.25), ("r2", 0.5)):
         with tracking.stage_run(tracked, RunId(name), "evaluate_retrieval", {}) as run:
@@ -68,11 +84,25 @@ def test_the_tables_of_two_runs_stand_side_by_side(tracked: Settings) -> None:
 
 def test_a_verdict_is_a_figure_a_tag_and_the_runs_description(tracked: Settings) -> None:
     with tracking.stage_run(tracked, RUN, "validate_index", {}) as run:
-        run.verdict(False, ["FAILED: recall 0.5", "x" * 9_000])
+        run.verdict(False, ["FAILED: recall 0.5", "x" * 9_000], {"recall@100": 0.5})
     found = runs(tracked)["validate_index"].data
-    assert found.metrics == {"passed": 0.0}
+    assert found.metrics == {"passed": 0.0, "recall_100": 0.5}
     assert found.tags["passed"] == "False"
     assert found.tags[tracking.NOTE_TAG].startswith("- FAILED: recall 0.5\n- xxx")
+
+
+def test_a_pipeline_run_that_is_refused_has_its_figures_to_be_compared_by(tracked: Settings) -> None:
+    towers = {"view": "new", "views": {"new": {"two towers": {"recall@100": 0.4}}}, "users": 9}
+    with tracking.stage_run(tracked, RUN, "evaluate_retrieval", {}) as run:
+        run.verdict(True, [], towers)
+    with tracking.stage_run(tracked, RUN, "evaluate_ranker", {}) as run:
+        run.verdict(False, ["FAILED: NDCG@10"], {"ranker": {"ndcg_10": 0.3}, "forward_ms": {"p10": 4.0}})
+    assert runs(tracked)["r1"].data.metrics == {
+        "retrieval/new/two towers/recall_100": 0.4,
+        "evaluate_retrieval/passed": 1.0,
+        "ranker/ranker/ndcg_10": 0.3,
+        "evaluate_ranker/passed": 0.0,
+    }
 
 
 def test_a_stage_that_runs_again_replaces_its_run(tracked: Settings) -> None:

@@ -29,6 +29,11 @@ class FakeAirflow:
             return httpx.Response(
                 200, json={"task_instances": [{"task_id": name, "state": None, **times} for name in TASKS]}
             )
+        if last == "ingest":
+            return httpx.Response(200, json={"try_number": 2})
+        if last == "2":
+            lines = ["::group::Pre Execute", "running", "::endgroup::", "BadData: it ends in 1998"]
+            return httpx.Response(200, json={"content": [{"event": line} for line in lines]})
         if last == "run-1":
             return httpx.Response(200, json={"state": "success" if self.calls[last] == 3 else "running", "note": None})
         return httpx.Response(404, json={"detail": f"no {last}"})
@@ -51,6 +56,12 @@ def test_a_run_is_followed_to_its_end_in_the_order_of_its_dag(served: tuple[Fake
     assert [task.task_id for task in seen[-1].tasks] == ["ingest", "quality", "deploy"]
     assert [task.state for task in seen[-1].tasks] == ["none"] * 3
     assert fake.calls == {"run-1": 3, "taskInstances": 3, "tasks": 1}, "the order does not change while it runs"
+
+
+def test_the_last_words_of_a_task_are_its_own(served: tuple[FakeAirflow, airflow.Client]) -> None:
+    ended = airflow.Run("daily", "run-1", "failed", "")
+    assert served[1].log_tail(ended, "ingest") == ["running", "BadData: it ends in 1998"]
+    assert served[1].log_tail(ended, "ingest", lines=1) == ["BadData: it ends in 1998"]
 
 
 def test_what_airflow_refuses_is_told_in_its_own_words(served: tuple[FakeAirflow, airflow.Client]) -> None:

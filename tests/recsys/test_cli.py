@@ -1,6 +1,7 @@
 """The command line answers people in words and programs in JSON, on standard output alone."""
 
 import json
+import sys
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -8,10 +9,13 @@ from typing import Any
 
 import fake_models
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from models import release
 from recsys import airflow, cli, local, progress, tour
 from recsys import settings as configuration
+from recsys.errors import Exit
 from recsys.local import ServiceStatus
 from recsys.settings import Settings
 from serving.api import auth, tokens
@@ -44,12 +48,50 @@ def test_up_answers_with_the_services(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (service["name"], service["pid"], service["healthy"]) == ("redis", 41, True)
     told = recsys("up").stdout
     assert "redis://127.0.0.1:8103/0" in told
-    assert "http://127.0.0.1:8100/demo" in told
+    assert "once `recsys run daily` has brought a release live: http://127.0.0.1:8100/demo" in told
+
+
+@pytest.mark.parametrize("wrong", [["frobnicate"], ["status", "--frobnicate"], ["similar"]], ids=str)
+def test_a_wrong_call_ends_with_the_code_that_help_names(wrong: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["recsys", *wrong])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == Exit.USAGE
+
+
+@pytest.mark.parametrize("columns", [80, 200])
+def test_no_id_of_a_release_is_cut(root: Path, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "nothing has been live yet" in recsys("release", "history").stdout
+    monkeypatch.setattr(cli, "console", Console(width=columns))
+    path = "models/retrieval/20260305-0a1b2c3d-" + "7" * 60
+    towers = release.Reference("20260305-0a1b2c3d-77777777", path, "f" * 64)
+    ids = [release.ReleaseId("20260305-0a1b2c3d"), release.ReleaseId("20260304-9e8f7a6b")]
+    live = release.Release(
+        release_id=ids[0],
+        released_at="2026-03-06T02:40:11.123456+00:00",
+        as_of="2026-03-06T00:00:00+00:00",
+        colour="blue",
+        artifacts={"retrieval": towers},
+        feature_service="ranking_v1",
+        previous=ids[1],
+        reason="the ranker of yesterday was better: [see the note]",
+    )
+    releases = release.Releases(root)
+    releases.live_file.parent.mkdir(parents=True)
+    releases.live_file.write_text(live.to_json())
+    shown = recsys("release", "history").stdout + recsys("release", "show").stdout
+    assert "…" not in shown
+    assert f"{ids[0]}  {ids[1]}" in shown
+    words = "".join(shown.split())
+    assert all(whole in words for whole in (path, towers.digest, *ids, "[seethenote]"))
 
 
 def test_status_says_by_its_exit_code_that_something_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "status", lambda settings: [REDIS, API])
     assert [service["state"] for service in answer("status", code=1)] == ["RUNNING", "FATAL"]
+    assert "supervisor" not in recsys("status", code=1).stderr
+    monkeypatch.setattr(local, "orphans", lambda settings: 3)
+    assert "killed: 3 of its processes serve on" in recsys("status", code=1).stderr
     idle = replace(API, expected=False)
     monkeypatch.setattr(local, "status", lambda settings: [REDIS, idle])
     assert "idle" in recsys("status").stdout
@@ -158,8 +200,11 @@ def test_the_tour_shows_a_person_the_same() -> None:
     text = recsys("tour").stdout
     assert text.count("A mug [blue]") == 3
     assert "Home page of an anonymous session" in text
+    assert text.count("\nrung: ranked, release r1\n") == 3, "on one line, however narrow the items are"
     assert "/demo" in text
     assert "/docs" in text
+    password = configuration.airflow_passwords_file(configuration.load())
+    assert f"password in {password})" in text, "to be copied, so it is not broken"
 
 
 REPLAYED = {
@@ -213,6 +258,9 @@ class FakeAirflow:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
+    def parameters(self, dag: str) -> set[str]:
+        return {"day", "epochs", "source"}
+
     def trigger(self, dag: str, conf: dict[str, Any]) -> str:
         return "r1"
 
@@ -232,6 +280,13 @@ def test_a_run_behind_a_pipe_is_told_line_by_line(monkeypatch: pytest.MonkeyPatc
     result = recsys("run", "daily", "--json")
     assert json.loads(result.stdout)["state"] == "success"
     assert "ingest" in result.stderr, "a log sees it go on, beside the answer"
+
+
+def test_a_misspelt_parameter_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(airflow, "Client", FakeAirflow)
+    monkeypatch.setattr(FakeAirflow, "trigger", lambda *_: pytest.fail("a run was started"))
+    wrong = recsys("run", "daily", "--param", "epoch=3", code=1).exception
+    assert str(wrong) == "daily has no parameter 'epoch'; it has day, epochs, source"
 
 
 @pytest.mark.parametrize(

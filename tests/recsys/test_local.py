@@ -76,10 +76,12 @@ def test_life_of_a_platform(small: Settings) -> None:
         assert redis.pid is not None
         psutil.Process(redis.pid).kill()
         back = until_back(small, redis)
+        assert local.orphans(small) == 0
 
         daemon = json.loads((supervisor.run_folder(small) / "session.json").read_text())["session"]
         psutil.Process(daemon).kill()
         assert state(small, "redis").state == "STOPPED", "nobody looks after it"
+        assert local.orphans(small) == 1, "and it runs on"
         again = {service.name: service for service in local.up(small)}["redis"]
         assert again.healthy
         assert again.pid != back.pid, "the orphan was ended and its port is ours"

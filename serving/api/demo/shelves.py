@@ -21,6 +21,11 @@ from serving.api.trace import Fall, Trace
 
 COUNT = 12  # cards on a shelf: two rows of six on a desk
 BUDGET_MS = 100  # what a request may take in all; the whole width of the bar
+ORDER = (
+    "online",
+    "retrieval",
+    "ranking",
+)  # of the stages; then what arranges, although a part of it comes before ranking
 
 
 @dataclass(frozen=True)
@@ -65,11 +70,11 @@ class Shelf:
         """The API's own stages, one behind the other, although some run at once; a predictor's are within them."""
         found: list[Stage] = []
         place = 0.0
-        for name, spent in self.timings.items():
-            if "-" not in name:
-                width = min(100 * spent / BUDGET_MS, 100 - place)
-                found.append(Stage(name, spent, round(place, 2), round(width, 2)))
-                place += width
+        names = [name for name in self.timings if "-" not in name]
+        for name in sorted(names, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER)):
+            width = min(100 * self.timings[name] / BUDGET_MS, 100 - place)
+            found.append(Stage(name, self.timings[name], round(place, 2), round(width, 2)))
+            place += width
         return found
 
 

@@ -56,8 +56,9 @@ def page(template: str, who: visitor.Visitor, status: int = 200, **context: Any)
 
 
 def problem(request: Request, error: Problem) -> HTMLResponse:
-    """An error as a page, with the words of the API."""
+    """An error as a page, with the words of the API. One before the first release looks again by itself."""
     who, title = visitor.of(request), HTTPStatus(error.status).phrase
-    answer = page("problem.html", who, error.status, title=title, detail=error.detail, cart=(), notice="")
+    early = error.kind == "no-release"
+    answer = page("problem.html", who, error.status, title=title, detail=error.detail, early=early, cart=(), notice="")
     answer.headers.update(error.headers)
     return answer

@@ -97,12 +97,12 @@ def test_the_process_imports_no_engine() -> None:
 
 def test_a_breaker_opens_after_failures_in_a_row_and_tries_again_after_a_pause() -> None:
     now = [0.0]
-    breaker = Breaker(limit=2, pause=1.0, clock=lambda: now[0])
-    breaker.failed()
+    breaker = Breaker("ranking", limit=2, pause=1.0, clock=lambda: now[0])
+    breaker.failed("down")
     breaker.succeeded()
-    breaker.failed()
+    breaker.failed("down")
     assert breaker.allows()
-    breaker.failed()
+    breaker.failed("down")
     assert not breaker.allows()
     now[0] = 1.0
     assert breaker.allows()  # the trial

@@ -1,6 +1,9 @@
 """The circuit breaker: who is let through, and when."""
 
 import asyncio
+import logging
+
+import pytest
 
 from serving.api.breaker import Breaker
 
@@ -17,18 +20,18 @@ class Clock:
 
 def opened(clock: Clock) -> Breaker:
     """Open since the moment 0, for a second."""
-    made = Breaker(limit=3, pause=1.0, clock=clock)
+    made = Breaker("ranking", limit=3, pause=1.0, clock=clock)
     for _ in range(3):
         assert made.allows()
-        made.failed()
+        made.failed("late")
     return made
 
 
 def test_it_opens_after_failures_in_a_row_only() -> None:
-    breaker = Breaker(limit=3, clock=Clock())
+    breaker = Breaker("ranking", limit=3, clock=Clock())
     for _ in range(5):
-        breaker.failed()
-        breaker.failed()
+        breaker.failed("late")
+        breaker.failed("late")
         breaker.succeeded()
     assert breaker.allows()
 
@@ -43,7 +46,7 @@ async def test_of_many_callers_at_once_one_alone_is_the_trial() -> None:
         if breaker.allows():
             called += 1
             await asyncio.sleep(0)  # the others ask while the trial is under way
-            breaker.failed()
+            breaker.failed("late")
 
     async def crowd() -> int:
         nonlocal called
@@ -68,6 +71,21 @@ def test_a_part_that_is_back_is_used_by_all_after_the_first_trial() -> None:
     assert not breaker.allows()
     breaker.succeeded()
     assert all(breaker.allows() for _ in range(10))
+
+
+def test_an_outage_is_two_lines_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    clock = Clock()
+    breaker = opened(clock)
+    for second in range(1, 20):
+        clock.now = second
+        assert breaker.allows()
+        breaker.failed("down")
+    breaker.succeeded()
+    breaker.succeeded()
+    first, last = caplog.messages
+    assert first.startswith("ranking does not serve (late, 3 times in a row)")
+    assert last == "ranking serves again"
 
 
 def test_a_trial_that_could_not_tell_is_passed_on() -> None:

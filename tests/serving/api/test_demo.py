@@ -164,6 +164,7 @@ async def test_before_the_first_release_it_says_what_to_do(online_settings: Sett
         answer = await client.get("/demo")
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
         assert "make run" in answer.text
+        assert '<meta http-equiv="refresh" content="10; url=/demo">' in answer.text
 
 
 async def test_without_the_online_store_it_still_shows_a_shop(settings: Settings, shop: Any) -> None:
@@ -178,6 +179,13 @@ async def test_without_the_online_store_it_still_shows_a_shop(settings: Settings
         assert answer.text.count('class="card"') >= 24
         for path in ("/demo/cart", "/demo/visitor", "/demo/product?item_id=i5"):
             assert (await client.get(path)).status_code == 200
+
+
+async def test_the_stages_of_a_shelf_are_in_the_order_of_a_request(world: Any, demo: httpx.AsyncClient) -> None:
+    await demo.post("/demo/visitor", data={"kind": "known", "user_id": "ann"})
+    text = (await demo.get("/demo")).text
+    legend = text[text.index('<ul class="legend"') : text.index('<li class="scale"')]
+    assert re.findall(r"</span>(\w+) [\d.]+ ms", legend) == ["online", "retrieval", "ranking", "rerank"]
 
 
 async def test_why_and_why_not_have_a_page(world: Any, demo: httpx.AsyncClient) -> None:

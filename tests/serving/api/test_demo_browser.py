@@ -169,6 +169,20 @@ async def test_why_an_item_is_shown_opens_by_keyboard(front: Front) -> None:
         await expect(why).to_contain_text(words)
 
 
+async def test_the_names_of_what_the_ranker_saw_are_whole_and_stand_below_their_title(front: Front) -> None:
+    page = await front.world.page(user_id="ann", count=5)
+    await front.go(f"/why?request_id={page['request_id']}&item_id=i4")
+    title = front.page.get_by_text("What the ranker saw")
+    await title.click()
+    table = front.page.get_by_role("table")
+    above, below = await title.bounding_box(), await table.bounding_box()
+    assert above is not None
+    assert below is not None
+    assert above["y"] + above["height"] <= below["y"]
+    heights = await table.locator("code").evaluate_all("names => names.map(name => name.getClientRects().length)")
+    assert set(heights) == {1}
+
+
 async def test_another_category_is_looked_into(front: Front) -> None:
     await front.go()
     await front.page.get_by_label("Look into a category").select_option("Toys")

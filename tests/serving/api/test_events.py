@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -96,6 +97,18 @@ async def test_without_redis_events_are_still_taken_and_repeats_still_known(sett
         assert (await post(world, EVENT)).json()["duplicates"] == 1
         assert (await post(world, EVENT | {"value": 9.0})).status_code == 409
     assert len(logged(settings.storage.root)) == 1
+
+
+async def test_a_redis_that_hangs_holds_up_the_first_events_only(settings: Settings, shop: Any) -> None:
+    with socket.create_server(("127.0.0.1", settings.network.redis)):  # takes connections, and never answers
+        async with shop.running(settings) as world:
+            started = time.perf_counter()
+            for n in range(30):
+                assert (await post(world, EVENT | {"event_id": f"e{n}"})).json()["accepted"] == 1
+            assert time.perf_counter() - started < 5  # two asks of 0.25 s each would make 15
+            assert (await post(world, EVENT | {"event_id": "e29"})).json()["duplicates"] == 1
+            assert await world.metric('recsys_api_falls_total{stage="event_index",why="late"}') >= 5
+    assert len(logged(settings.storage.root)) == 30
 
 
 async def test_a_full_disk_is_503_with_retry_after_and_the_retry_is_taken(

@@ -1,6 +1,7 @@
 """What goes to Redis beside the requests."""
 
 import asyncio
+import logging
 from typing import Any
 
 import pytest
@@ -75,5 +76,19 @@ async def test_without_redis_a_shelf_forgets_and_is_never_full(caplog: pytest.Lo
         await outbox.flush()
         await asyncio.sleep(0)
         assert await kept.get("k7") is None
-    assert "a value of page could not be kept" in caplog.text
+    assert caplog.text.count("values of page are not kept until further notice") == 1
     await store.aclose()
+
+
+async def test_a_shelf_says_once_that_it_keeps_again(store: Any, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    outbox = Outbox(store)
+    kept = Shelf(store, outbox, "page", -1, 0.1)  # Redis refuses to keep for less than nothing
+    for seconds in (-1, -1, 60, 60):
+        kept._seconds = seconds
+        kept.put("k", b"1")
+        await outbox.flush()
+        await asyncio.sleep(0)
+    refused, again = caplog.messages
+    assert refused.startswith("values of page are not kept")
+    assert again == "values of page are kept again"

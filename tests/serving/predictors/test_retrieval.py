@@ -1,5 +1,6 @@
 """What the retrieval engine answers, and why, for each kind of visitor; in process, against a real Redis."""
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -106,6 +107,21 @@ def test_without_the_feature_store_a_stranger_is_served_and_the_answer_says_so(
     assert found.profile.degraded
     assert not found.profile.known
     assert found.item_ids[0] == "i77"
+
+
+def test_a_store_that_hangs_costs_a_part_of_the_deadline_and_one_line_of_the_log(
+    platform: Settings, release: Release, releases: Releases, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as hung:
+        url = f"redis://127.0.0.1:{hung.getsockname()[1]}/0"
+        away = platform.model_copy(update={"services": Services(redis_url=url)})
+        engine = retrieval.open_engine(away, release, server.verified("retrieval", release, releases))
+        for user in ("u1", "u2", "u3"):
+            found = engine.answer(RetrievalRequest(user_id=user, query_item="i8", k=10))
+            assert found.profile.degraded
+            assert found.timings["features"] < platform.api.retrieval_deadline_ms
+            assert "i8" not in found.item_ids
+    assert caplog.text.count("everybody is served as a stranger") == 1
 
 
 def test_events_after_the_releases_time_are_the_newest(platform: Settings, engine: Retriever) -> None:
