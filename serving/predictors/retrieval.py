@@ -28,9 +28,8 @@ from serving.predictors.changed import Follower
 from serving.predictors.stock import Stock
 from serving.predictors.visitors import Visitor
 
-READ_SECONDS = (
-    0.02  # for one read of Redis that hangs, so that what needs no visitor is found within the API's deadline
-)
+# For one read of Redis that hangs, so that what needs no visitor is found within the API's deadline.
+READ_SECONDS = 0.02
 RECENT = 20  # items of the history that the profile names
 WARM_SIZES = (100, 500, 3_000)
 CONTENT = ("item_id", "title", "category", "brand", "tags", "price")  # what the item tower reads of an item

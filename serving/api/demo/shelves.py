@@ -21,11 +21,8 @@ from serving.api.trace import Fall, Trace
 
 COUNT = 12  # cards on a shelf: two rows of six on a desk
 BUDGET_MS = 100  # what a request may take in all; the whole width of the bar
-ORDER = (
-    "online",
-    "retrieval",
-    "ranking",
-)  # of the stages; then what arranges, although a part of it comes before ranking
+# Of the stages; then what arranges, although a part of it comes before ranking.
+ORDER = ("online", "retrieval", "ranking")
 
 
 @dataclass(frozen=True)
