@@ -167,11 +167,10 @@ def made(
         score[ranked] = answer.scores
     relevance[final.origin] = order.relevance
     query = everyone.query if everyone.query is not None else np.empty(0, np.float32)
-    bits = everyone.proposed @ (1 << np.arange(len(everyone.parts), dtype=np.uint32)) if n else np.empty(0)
     return Dossier(
         facts=_facts(everyone, filtered, slate, rung, arms, visit),
         rows=everyone.rows.astype(np.int32),
-        proposed=bits.astype(np.uint32),
+        proposed=everyone.bits,
         dropped=filtered.rule,
         retrieval=retrieval,
         heads=heads,
