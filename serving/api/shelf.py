@@ -54,7 +54,7 @@ class Shelf:
             return self._writing[key]
         try:
             async with asyncio.timeout(min(self._deadline, left)):
-                found: bytes | None = await self._store.get(f"{self._prefix}:{key}")
+                [found] = await self._store.ask(("GET", f"{self._prefix}:{key}"))
                 return None if found is None else unpacked(found)
         except (redis.RedisError, OSError, TimeoutError):
             return None

@@ -126,7 +126,7 @@ class Pool:
         """For each position the tags of every source that proposed the candidate, its first source first."""
         proposed = self.bits[positions].tolist()
         # Of a hundred items most were proposed by the same sources as another.
-        tags = {
+        tags: dict[int, list[str]] = {
             bits: list(dict.fromkeys(part.source for k, part in enumerate(self.parts) if bits >> k & 1))
             for bits in set(proposed)
         }
