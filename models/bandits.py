@@ -21,7 +21,7 @@ from scipy import special
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-PARTICLES = 1024  # a propensity is a multiple of 1/1024; two slots of 200 arms take 0.1 ms a request
+PARTICLES = 1024  # a propensity is a multiple of 1/1024; two slots of 200 arms take 0.2 ms a request
 NEWCOMER_INTERACTIONS = 10  # until then a visitor is hardly known, and exploring costs least and teaches most
 
 
