@@ -108,7 +108,7 @@ class Funnel:
         log.info("%d questions of %d, %d rows of examples", len(kept), len(questions), len(examples))
         served, _, chosen = ranker_training.learn(*examples.tail(), params, self.settings.seed)
         log.info("chosen: %s", chosen)
-        return ranker.Scorer(lambda **inputs: served.score(inputs), served)
+        return ranker.Scorer(served.score, served)
 
     def answer(self, questions: list[Question], scorer: ranker.Scorer) -> "Lists":
         """Candidates of every question, scored."""

@@ -14,11 +14,12 @@ request can cut exactly; the whole key expires 30 days after its newest item. Wr
 take one round trip, do not retry and time out soon: the next rung of the ladder is the better use of the time.
 """
 
+import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import orjson
 import redis
@@ -30,12 +31,13 @@ from recsys.errors import Retryable
 
 Ranked = list[tuple[str, float]]
 T = TypeVar("T")
+Command = tuple[str | bytes | float, ...]
 if TYPE_CHECKING:
     Client = redis.Redis[bytes]
-    AsyncClient = redis.asyncio.Redis[bytes]
+    _AsyncClient = redis.asyncio.Redis[bytes]
 else:
     # The type stubs make the classes generic in what they return; the classes themselves are not.
-    Client, AsyncClient = redis.Redis, redis.asyncio.Redis
+    Client, _AsyncClient = redis.Redis, redis.asyncio.Redis
 
 SECONDS_PER_DAY = 86_400
 WATCHED_SECONDS = 30 * SECONDS_PER_DAY
@@ -78,6 +80,66 @@ def decode(value: bytes | None) -> Ranked:
     return list(zip(found["items"], found["scores"], strict=True))
 
 
+class AsyncClient(_AsyncClient):
+    """redis-py's client, with a shorter way for what a request asks.
+
+    Of the 0.08 to 0.14 ms of CPU that an MGET or a pipeline takes in redis-py, half and more goes into its pool,
+    retries, metrics and a timeout for each reply, and a request makes three. Here commands go straight to a connection
+    that lies idle, and all their replies have one timeout.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._idle: list[Any] = []
+
+    async def ask(self, *commands: Command) -> list[Any]:
+        """Replies to commands that may be repeated, in one round trip.
+
+        Raises:
+            redis.RedisError, OSError: Redis refuses a command, is away, or does not answer within the timeout.
+        """
+        replies = await self.each(*commands)
+        for reply in replies:
+            if isinstance(reply, redis.ResponseError):
+                raise reply
+        return replies
+
+    async def each(self, *commands: Command) -> list[Any]:
+        """The same; a command that Redis refuses has the error in place of its reply."""
+        while self._idle:
+            try:
+                return await self._asked(self._idle.pop(), commands)
+            except redis.ConnectionError:
+                continue  # Redis has closed it while it lay idle
+        return await self._asked(self.connection_pool.make_connection(), commands)
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        while self._idle:
+            await self._idle.pop().disconnect()
+        await super().aclose(close_connection_pool)  # type: ignore[misc]  # the stubs are older than the client
+
+    async def _asked(self, connection: Any, commands: Sequence[Command]) -> list[Any]:
+        try:
+            async with asyncio.timeout(self.connection_pool.connection_kwargs["socket_timeout"]):
+                if not connection.is_connected:
+                    await connection.connect()
+                    connection.socket_timeout = None  # would make a timer for each reply
+                await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+                replies = [await _reply(connection) for _ in commands]
+        except BaseException:  # cancellation as well: replies that nobody has read are the next one's otherwise
+            await connection.disconnect(nowait=True)
+            raise
+        self._idle.append(connection)
+        return replies
+
+
+async def _reply(connection: Any) -> Any:
+    try:
+        return await connection.read_response()
+    except redis.ResponseError as error:
+        return error
+
+
 @dataclass(frozen=True)
 class Freshness:
     """Which data a group of keys was written from.
@@ -107,7 +169,8 @@ def connect(url: str, timeout: float = READ_TIMEOUT) -> Client:
 def connect_async(url: str, timeout: float = READ_TIMEOUT) -> AsyncClient:
     """The same for asyncio."""
     retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
-    return redis.asyncio.Redis.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=retry)
+    client: Any = AsyncClient.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=retry)
+    return cast(AsyncClient, client)
 
 
 @contextmanager
@@ -132,7 +195,7 @@ async def read_lists(client: AsyncClient, keys: Sequence[str]) -> dict[str, Rank
         Retryable: Redis does not answer in time.
     """
     with reachable():
-        found = await client.mget(keys) if keys else []
+        [found] = await client.ask(("MGET", *keys)) if keys else [[]]
     return dict(zip(keys, map(decode, found), strict=True))
 
 

@@ -134,23 +134,22 @@ async def read(client: AsyncClient, user_id: str, session_id: str, now: float) -
     recent = recent_keys(user_id, session_id)
     if not recent:
         return Shopper()
+    asked: list[online.Command] = [("LRANGE", key, 0, RECENT - 1) for key in recent]
+    if user_id:
+        asked += [
+            ("HGETALL", profile_key(user_id)),
+            ("ZRANGEBYSCORE", online.watched_key(user_id), now - online.WATCHED_SECONDS, "+inf"),
+            ("MGET", stated_key(user_id), online.feed_key(user_id)),
+        ]
     with online.reachable():
-        async with client.pipeline(transaction=False) as pipe:
-            for key in recent:
-                pipe.lrange(key, 0, RECENT - 1)
-            if user_id:
-                pipe.hgetall(profile_key(user_id))
-                pipe.get(stated_key(user_id))
-                pipe.zrangebyscore(online.watched_key(user_id), now - online.WATCHED_SECONDS, "+inf")
-                pipe.get(online.feed_key(user_id))
-            replies: list[Any] = await pipe.execute()
+        replies = await client.ask(*asked)
     deeds = {Deed.decode(line.decode()) for lines in replies[: len(recent)] for line in lines}
     newest = tuple(sorted(deeds)[-RECENT:])
     if not user_id:
         return Shopper(recent=newest)
-    profile, stated, watched, feed = replies[len(recent) :]
+    profile, watched, (stated, feed) = replies[len(recent) :]
     return Shopper(
-        Profile.decode(profile),
+        Profile.decode(dict(zip(profile[::2], profile[1::2], strict=True))),
         tuple(orjson.loads(stated)) if stated else (),
         newest,
         frozenset(item.decode() for item in watched) | {deed.item_id for deed in newest},

@@ -21,7 +21,7 @@ from scipy import special
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-PARTICLES = 1024  # a propensity is a multiple of 1/1024; two slots of 200 arms take 0.3 ms a request
+PARTICLES = 1024  # a propensity is a multiple of 1/1024; two slots of 200 arms take 0.2 ms a request
 NEWCOMER_INTERACTIONS = 10  # until then a visitor is hardly known, and exploring costs least and teaches most
 
 
@@ -190,6 +190,7 @@ class Particles:
 
     Attributes:
         draws: [m, n] float32, the value of each arm under each particle, on any scale; particles are equally likely.
+            Quickest with the values of an arm side by side (Fortran's order), as they are compared.
 
     Raises:
         ValueError: draws that are not finite, which would hide what is allowed.
@@ -205,10 +206,13 @@ class Particles:
             raise ValueError(f"{self.policy} draws values that are not finite; its features or counts are too large")
 
     def choose(self, request_id: str, allowed: Mask, k: int) -> Choice:
-        best = self._best(allowed, k)
+        pool = _pool(allowed, self.draws.shape[1], k)
+        left = self.draws.T[pool]
         (u,) = _uniforms(1, self.policy, self.version, self.edition, request_id)
-        rows = best[int(u * len(best))]
-        return Choice(rows, (best == rows).mean(axis=0), self.policy, self.version, self.edition)
+        shown = np.argsort(-left[:, int(u * len(self.draws))], kind="stable")[:k]
+        # Only the places of what is shown are asked for: a third of the time of finding who is best everywhere.
+        chances = [np.mean(_places(left, arm) == slot) for slot, arm in enumerate(shown.tolist())]
+        return Choice(pool[shown], np.array(chances, np.float64), self.policy, self.version, self.edition)
 
     def propensities(self, allowed: Mask, k: int) -> Floats:
         count, arms = self.draws.shape
@@ -222,11 +226,22 @@ class Particles:
         left = np.where(allowed, self.draws, np.float32(-np.inf))
         best = np.empty((count, slots), np.int64)
         every = np.arange(count)
-        # A pass per slot: for the few slots of a page quicker than sorting, and argmax takes the first of equals.
+        # A pass per slot: argmax takes the first of equals.
         for slot in range(slots):
             best[:, slot] = left.argmax(axis=1)
             left[every, best[:, slot]] = -np.inf
         return best
+
+
+def _places(values: NDArray[np.float32], arm: int) -> NDArray[np.uint16]:
+    """[m] how many arms come before one, under each particle; of equals the first row does.
+
+    Args:
+        values: [arms, m].
+        arm: its row.
+    """
+    before = (values[:arm] >= values[arm]).sum(axis=0, dtype=np.uint16)
+    return np.asarray(before + (values[arm + 1 :] > values[arm]).sum(axis=0, dtype=np.uint16))
 
 
 def thompson(posterior: Beta, version: str, edition: str, particles: int = PARTICLES) -> Particles:
@@ -247,7 +262,7 @@ def thompson(posterior: Beta, version: str, edition: str, particles: int = PARTI
     # As logarithms: a prior of few pseudo-observations at a low rate draws 1e-100 as easily as 1e-2, and to float32 all
     # that is below 1e-45 is equal, so that the first row would win.
     logs = np.log(np.maximum(draws, np.finfo(np.float64).tiny))
-    return Particles(logs.astype(np.float32), "thompson", version, edition)
+    return Particles(np.asfortranarray(logs, np.float32), "thompson", version, edition)
 
 
 @dataclass(frozen=True, eq=False)
@@ -274,8 +289,8 @@ class Linear:
         if x.ndim != 2 or x.shape[1] != self.weights.shape[1]:
             raise ValueError(f"features must be [arms, {self.weights.shape[1]}], got {x.shape}")
         with np.errstate(over="ignore"):
-            draws = (self.weights @ x.T).astype(np.float32)
-        return Particles(draws, "linear", self.version, self.edition)
+            draws = (x @ self.weights.T).astype(np.float32)
+        return Particles(draws.T, "linear", self.version, self.edition)
 
 
 def linear(

@@ -25,7 +25,7 @@ inverse of how often a slot is looked at (Saito et al., "Unbiased recommender le
 implicit feedback", WSDM 2020).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ import tf_keras as keras
 from numpy.typing import NDArray
 
 from feature_repo import events
-from models import calibration, forest, health
+from models import calibration, forest, graphs, health
 from models.places import POSITIONS, SMALLEST, Debias, Slots
 
 CHAIN = ("click", "cart", "purchase")
@@ -431,21 +431,20 @@ class Served(tf.Module):  # type: ignore[misc]
 class Scorer:
     """A SavedModel of an artifact, opened; thread-safe."""
 
-    signature: Any
+    signature: Callable[[Tensors], Tensors]
     module: Any  # owns the variables; the signature alone would let them go
 
     @staticmethod
     def load(folder: Path) -> "Scorer":
         """Open `model/` under an artifact's folder (verify it with `artifact.load` first)."""
         module = tf.saved_model.load(str(folder))
-        return Scorer(module.signatures["serving_default"], module)
+        return Scorer(graphs.Signature(module.signatures["serving_default"]), module)
 
     def score(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
         """[n] per head, from `transforms.ranking_inputs`: probabilities, and revenue in average purchases."""
         found = []
         for block in blocks(len(inputs["numeric"])):
-            part = {name: tf.constant(inputs[name][block]) for name in ("numeric", *STRINGS)}
-            found.append(self.signature(**part))
+            found.append(self.signature({name: tf.constant(inputs[name][block]) for name in ("numeric", *STRINGS)}))
         return {head: np.concatenate([answer[head] for answer in found]) for head in HEADS}
 
 

@@ -58,6 +58,11 @@ class Rules:
         if self.window < 1:
             raise ValueError(f'window must be at least 1, got {self.window}; for no diversity say diversity="none"')
 
+    @property
+    def bind_nothing(self) -> bool:
+        """Whether the order of relevance is all that they ask for."""
+        return not self.max_run and self.max_share == 1 and (self.diversity == "none" or not self.strength)
+
 
 NO_RULES = Rules(max_run=0, max_share=1.0)
 
@@ -154,6 +159,8 @@ def arranged(
     _check(exact, categories, tops, length, page)
     by_relevance = np.argsort(-exact, kind="stable")
     length = min(length, len(exact))
+    if rules.bind_nothing:
+        return Arrangement(by_relevance[:length], np.full(len(exact) if tell_held else 0, NOT_HELD, np.int8), {}, {})
     objective = _objective(exact, vectors, by_relevance, length, rules)
     greedy = _Greedy(objective, categories[by_relevance], tops[by_relevance], page, rules, tell_held)
     order = np.fromiter((greedy.next(slot) for slot in range(length)), np.int64, length)

@@ -8,7 +8,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from feature_repo import transforms
-from models import two_tower
+from models import graphs, two_tower
 
 VISITOR = {
     "history_items": tf.TensorSpec([1, None], tf.string),
@@ -36,8 +36,8 @@ class Versions:
     def __init__(self, towers: two_tower.Towers, length: int) -> None:
         self._towers, self._length = towers, length
         left_out = tf.TensorSpec([None], tf.string)
-        # Called by position, for to bind arguments by their names takes longer than to call.
-        self._graph = tf.function(self._versions, [left_out, *VISITOR.values()]).get_concrete_function()
+        specs = [left_out, *VISITOR.values()]
+        self._graph = graphs.Graph(tf.function(self._versions, specs).get_concrete_function())
 
     def embed(self, visitor: Mapping[str, NDArray[Any]], left_out: Sequence[str]) -> NDArray[np.float32]:
         """The visitor, and the same visitor at the same moment had they never met each of m items.
@@ -51,8 +51,9 @@ class Versions:
             [1 + m, dim], unit norm.
         """
         inputs = (tf.constant(visitor[name], spec.dtype) for name, spec in VISITOR.items())
-        vectors: NDArray[np.float32] = self._graph(tf.constant(np.array(left_out, object), tf.string), *inputs).numpy()
-        return vectors
+        [vectors] = self._graph(tf.constant(np.array(left_out, object), tf.string), *inputs)
+        found: NDArray[np.float32] = vectors.numpy()
+        return found
 
     def _versions(self, left_out: tf.Tensor, *visitor: tf.Tensor) -> tf.Tensor:
         inputs = dict(zip(VISITOR, visitor, strict=True))

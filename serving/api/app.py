@@ -36,6 +36,9 @@ leaves a key for this machine in `run/demo_key` under the storage root. Errors a
 (RFC 9457) and say what to do.
 """
 
+# FastAPI's own spans hold the address, and with it who asked; and it asks at each request whether anybody wants them.
+UNTRACED = {"tracing": False, "metrics": False, "logs": False}
+
 
 def create(settings: Settings) -> FastAPI:
     """The ASGI application of one process."""
@@ -59,7 +62,7 @@ def create(settings: Settings) -> FastAPI:
             await made.close()
 
     # The pages of /docs come with their scripts: a browser behind a firewall shows them too.
-    app = FastAPIOffline(title="recsys", version="1", description=DESCRIPTION, lifespan=lifespan)
+    app = FastAPIOffline(title="recsys", version="1", description=DESCRIPTION, lifespan=lifespan, telemetry=UNTRACED)
     app.state.keys, app.state.tokens = auth.Keys(settings), tokens.Tokens(settings.api)
     problems.install(app)
     app.include_router(recommendations.router)

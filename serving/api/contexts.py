@@ -39,7 +39,7 @@ def of(visit: Visit, rows: NDArray[np.int64], query: NDArray[np.float32] | None)
             np.ones(len(rows)),
             live.vectors[rows] @ query if query is not None else np.zeros(len(rows)),
             live.popularity_rank[rows],
-            np.isin(rows, live.newest).astype(np.float64),
+            live.is_new[rows].astype(np.float64),
             live.price_rank[rows],
             np.isin(live.tops[rows], codes).astype(np.float64),
         ],

@@ -1,9 +1,8 @@
 """All that was known when a slate was made, for whoever asks why an item is in it, or why not.
 
-A dossier is kept in Redis for a while (`why:<request_id>`, compressed arrays) and written as pages are: nobody waits.
+A dossier is kept in Redis for a while (`why:<request_id>`, arrays) and written as pages are: nobody waits.
 """
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -89,22 +88,21 @@ class Dossier:
         shapes = [[name, array.dtype.str, list(array.shape)] for name, array in arrays]
         head = orjson.dumps([self.facts, shapes])
         body = b"".join(np.ascontiguousarray(array).tobytes() for _, array in arrays)
-        return zlib.compress(len(head).to_bytes(4, "little") + head + body, 1)
+        return head + b"\n" + body
 
     @staticmethod
     def unpack(data: bytes) -> "Dossier | None":
         """What `pack` wrote; None for what another version of it wrote, minutes ago."""
         try:
-            raw = zlib.decompress(data)
-            start = 4 + int.from_bytes(raw[:4], "little")
-            facts, shapes = orjson.loads(raw[4:start])
+            start = data.index(b"\n") + 1
+            facts, shapes = orjson.loads(data[:start])
             arrays = {}
             for name, kind, shape in shapes:
                 size = int(np.prod(shape))
-                arrays[name] = np.frombuffer(raw, np.dtype(kind), size, start).reshape(shape)
+                arrays[name] = np.frombuffer(data, np.dtype(kind), size, start).reshape(shape)
                 start += arrays[name].nbytes
             return Dossier(Facts(**facts | {"visit": Snapshot.read(facts["visit"])}), **arrays)
-        except (KeyError, TypeError, ValueError, zlib.error):
+        except (KeyError, TypeError, ValueError):
             return None
 
     @property
@@ -169,11 +167,10 @@ def made(
         score[ranked] = answer.scores
     relevance[final.origin] = order.relevance
     query = everyone.query if everyone.query is not None else np.empty(0, np.float32)
-    bits = everyone.proposed @ (1 << np.arange(len(everyone.parts), dtype=np.uint32)) if n else np.empty(0)
     return Dossier(
         facts=_facts(everyone, filtered, slate, rung, arms, visit),
         rows=everyone.rows.astype(np.int32),
-        proposed=bits.astype(np.uint32),
+        proposed=everyone.bits,
         dropped=filtered.rule,
         retrieval=retrieval,
         heads=heads,

@@ -156,22 +156,27 @@ class Funnel:
 
 def _shown(slots: Sequence[Slot], pool: Pool, live: LiveRelease) -> list[Shown]:
     """The slate in the words of a response."""
-    tags = iter(pool.tags([slot.position for slot in slots if not slot.policy]))
-    return [_explored(slot, live) if slot.policy else _placed(slot, next(tags), pool, live) for slot in slots]
+    placed = iter(_placed([slot for slot in slots if not slot.policy], pool, live))
+    return [_explored(slot, live) if slot.policy else next(placed) for slot in slots]
 
 
-def _placed(slot: Slot, tags: Sequence[str], pool: Pool, live: LiveRelease) -> Shown:
-    at = slot.position
-    part = pool.parts[int(pool.part[at])]
-    return Shown(
-        str(live.catalogue.ids[slot.row]),
-        round(float(pool.scores[at]), 6),
-        part.source,
-        tags,
-        reasons.of(part, int(pool.place[at]), slot.row, live),
-        1.0,
-        {},
-    )
+def _placed(slots: Sequence[Slot], pool: Pool, live: LiveRelease) -> list[Shown]:
+    """Those that the order placed."""
+    at = [slot.position for slot in slots]
+    columns = pool.scores[at], pool.part[at], pool.place[at], live.catalogue.ids[pool.rows[at]]
+    values = zip(slots, pool.tags(at), *(column.tolist() for column in columns), strict=True)
+    return [
+        Shown(
+            item_id,
+            round(score, 6),
+            pool.parts[part].source,
+            tags,
+            reasons.of(pool.parts[part], place, slot.row, live),
+            1.0,
+            {},
+        )
+        for slot, tags, score, part, place, item_id in values
+    ]
 
 
 def _explored(slot: Slot, live: LiveRelease) -> Shown:

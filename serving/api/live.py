@@ -101,6 +101,13 @@ class LiveRelease:
         return fresh[np.lexsort((age[fresh], ~since[fresh]))]
 
     @cached_property
+    def is_new(self) -> NDArray[np.bool_]:
+        """[items] whether each is among the newest."""
+        found = np.zeros(len(self.catalogue), bool)
+        found[self.newest] = True
+        return found
+
+    @cached_property
     def seldom_shown(self) -> NDArray[np.int64]:
         """Rows of the half of the catalogue that was shown least in the last 30 days, the most popular first; by
         popularity alone where the data know no impressions."""
@@ -249,7 +256,7 @@ class LiveRelease:
             self._regional,
         )
         _ = (self.by_popularity, self.as_of, self.known, self.examples, self.brands, self.created, self.newest)
-        _ = (self.seldom_shown, self.brand_record, self.popularity_rank, self.price_rank)
+        _ = (self.is_new, self.seldom_shown, self.brand_record, self.popularity_rank, self.price_rank)
         return self
 
 

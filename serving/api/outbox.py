@@ -49,10 +49,7 @@ class Outbox:
     async def _sent(self, letters: list[Letter]) -> None:
         answers: list[object]
         try:
-            async with self._store.pipeline(transaction=False) as pipe:
-                for letter in letters:
-                    pipe.set(letter.key, letter.value, ex=letter.seconds)
-                answers = await pipe.execute(raise_on_error=False)
+            answers = await self._store.each(*(("SET", key, value, "EX", time) for key, value, time, _ in letters))
         except Exception as error:  # noqa: BLE001 - whatever it was, nobody may wait for these values for ever
             answers = [error] * len(letters)
         for letter, answer in zip(letters, answers, strict=True):

@@ -1,6 +1,6 @@
 """Pages of one request: a cursor that cannot be forged, and the slate that it points into.
 
-The first page keeps its whole slate in Redis (`page:<id>`, compressed JSON, gone after `api.page_seconds`), so later
+The first page keeps its whole slate in Redis (`page:<id>`, JSON, gone after `api.page_seconds`), so later
 pages are consistent whatever was trained, bought or switched meanwhile, and never repeat an item. Nothing waits for
 the write: until it is done, the slate is read from memory. Where Redis has lost it, the page is computed again from
 the offset, and a note says so.
@@ -14,7 +14,6 @@ import hashlib
 import hmac
 import secrets
 import time
-import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -58,12 +57,12 @@ class Kept:
         slate = self.slate
         head = [self.release_id, self.request_id, slate.rung, slate.degraded, slate.quality]
         items, exposures = ([list(row) for row in rows] for rows in (slate.items, self.exposures))
-        return zlib.compress(orjson.dumps([*head, items, exposures]), 1)
+        return orjson.dumps([*head, items, exposures])
 
     @staticmethod
     def unpack(data: bytes) -> "Kept":
         """What `pack` wrote. Raises ValueError or TypeError for what another version of it wrote."""
-        release_id, request_id, rung, degraded, quality, items, exposures = orjson.loads(zlib.decompress(data))
+        release_id, request_id, rung, degraded, quality, items, exposures = orjson.loads(data)
         slate = Slate(Rung(rung), [Shown(*item) for item in items], degraded, quality)
         return Kept(release_id, request_id, slate, [Exposure(*exposure) for exposure in exposures])
 

@@ -69,7 +69,7 @@ class Parts:
         self.decisions.close()
         await asyncio.gather(self.outbox.flush(), self.explorer.flush())
         await self.client.close()
-        await self.store.aclose()  # type: ignore[attr-defined]  # the stubs are older than the client
+        await self.store.aclose()
 
 
 def build(settings: Settings, metrics: Metrics) -> Parts:

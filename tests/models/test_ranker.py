@@ -78,7 +78,7 @@ def test_a_model_of_no_numbers_is_not_saved(tmp_path: Path) -> None:
 
 
 def test_position_is_no_input_of_what_is_served(scorer: ranker.Scorer) -> None:
-    inputs = scorer.signature.structured_input_signature[1]
+    inputs = scorer.module.signatures["serving_default"].structured_input_signature[1]
     assert set(inputs) == {"numeric", "category", "brand", "region", "surface"}
     assert inputs["numeric"].shape.as_list() == [None, FEATURES]
 

@@ -123,6 +123,18 @@ def test_a_filter_reports_what_it_took_and_each_candidate_counts_once() -> None:
     assert found.dropped == {"unavailable": 2, "seen": 1}
 
 
+@given(st.lists(st.sampled_from([0.0, 0.5, 1.0]), max_size=12), st.booleans())
+def test_rules_that_ask_for_nothing_are_as_rules_that_are_never_broken(relevance: list[float], tell_held: bool) -> None:
+    alike = np.zeros(len(relevance), np.int64)
+    nothing, never = (
+        rerank.arranged(np.array(relevance), alike, alike, length=8, page=3, rules=rules, tell_held=tell_held)
+        for rules in (rerank.NO_RULES, rerank.Rules(max_run=99, max_share=1.0))
+    )
+    assert nothing.order.tolist() == never.order.tolist()
+    assert nothing.held.tolist() == never.held.tolist()
+    assert (nothing.changed, nothing.relaxed) == (never.changed, never.relaxed) == ({}, {})
+
+
 @given(CATEGORIES)
 def test_without_rules_the_order_stays(categories: list[int]) -> None:
     assert arrange(categories, rules=NO_RULES).order.tolist() == list(range(len(categories)))

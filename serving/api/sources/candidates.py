@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import compress
 from typing import Literal
 
 import numpy as np
@@ -117,10 +116,21 @@ class Pool:
             origin=self.origin[positions],
         )
 
+    @property
+    def bits(self) -> NDArray[np.uint32]:
+        """[n] `proposed` as bits, the first source's the lowest."""
+        bits: NDArray[np.uint32] = self.proposed @ (1 << np.arange(len(self.parts), dtype=np.uint32))
+        return bits
+
     def tags(self, positions: Sequence[int]) -> list[list[str]]:
         """For each position the tags of every source that proposed the candidate, its first source first."""
-        sources = [part.source for part in self.parts]
-        return [list(dict.fromkeys(compress(sources, row))) for row in self.proposed[positions].tolist()]
+        proposed = self.bits[positions].tolist()
+        # Of a hundred items most were proposed by the same sources as another.
+        tags: dict[int, list[str]] = {
+            bits: list(dict.fromkeys(part.source for k, part in enumerate(self.parts) if bits >> k & 1))
+            for bits in set(proposed)
+        }
+        return [tags[bits] for bits in proposed]
 
     def retrieval_scores(self, vectors: embeddings.Vectors) -> NDArray[np.float32]:
         """[n] retrieval's scores, those of other sources' candidates by the same vector; NaN where no source gave one.

@@ -1,6 +1,5 @@
 """Why an item is on a page, and the first thing that kept another away."""
 
-import zlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -163,10 +162,8 @@ async def test_a_record_of_another_version_is_as_good_as_none(world: Any) -> Non
     page = await world.page(user_id="ann", count=5)
     shelf = world.app.state.parts.dossiers
     await world.app.state.parts.outbox.flush()
-    data = zlib.decompress(await shelf.get(page["request_id"]))
-    await world.app.state.parts.store.set(
-        f"why:{page['request_id']}", zlib.compress(data.replace(b'"edition"', b'"version"'))
-    )
+    data = await shelf.get(page["request_id"])
+    shelf.put(page["request_id"], data.replace(b'"edition"', b'"version"'))
     answer = await world.http.get(f"/api/v1/explain/{page['request_id']}", params={"item_id": "i4"})
     assert (answer.status_code, answer.json()["type"]) == (404, "urn:recsys:problem:unknown-request")
 

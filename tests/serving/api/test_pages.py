@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import zlib
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
 
-from serving.api import pages
+from serving.api import pages, shelf
 from serving.api.contract import Ask, Rung
 from serving.api.funnel import Shown, Slate
 from serving.api.pages import Cursor, Kept
@@ -121,6 +122,13 @@ def test_a_slate_is_read_as_it_was_kept(rows: list[tuple[str, float, str]]) -> N
     ]
     kept = Kept("r1", "q1", Slate(Rung.RANKED, items, degraded=True))
     assert Kept.unpack(kept.pack()) == kept
+
+
+@given(st.binary(max_size=200))
+def test_what_is_kept_is_compressed_and_what_others_kept_is_left_alone(value: bytes) -> None:
+    assert shelf.unpacked(shelf.packed(value)) == value
+    assert len(shelf.packed(20 * value)) < 40 + 2 * len(value)
+    assert shelf.unpacked(zlib.compress(value)) is None
 
 
 @limits(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
