@@ -44,7 +44,7 @@ TRENDS: Mapping[str, tuple[str, ...]] = {"interest": ("view", "click"), "purchas
 RATES: Mapping[str, str] = {"cart": "add_to_cart", "purchase": "purchase"}
 
 ITEM: Mapping[str, str] = {
-    **{f"item_{name}": f"log1p of the item's {name} (names.ITEM_STATS)" for name in names.ITEM_STATS},
+    **{f"item_{name}": f"log1p of {says}" for name, says in names.ITEM_STATS.items()},
     "item_trend": "log ratio of fast (2 days) to slow (14 days) popularity: above its mean, the item is rising",
     "item_popularity_rank": "share of the catalogue that is less popular, 0..1; comparable between days",
     "item_price": "log1p of the unit price, 0 where unknown",
@@ -82,8 +82,8 @@ FRESHNESS: Mapping[str, str] = {
     "item_stats_age": "days since the item's windows were computed, at most 30: says how stale they are",
 }
 USER: Mapping[str, str] = {
-    **{f"user_{name}": f"log1p of the user's {name} (names.USER_ACTIVITY)" for name in names.USER_ACTIVITY},
-    "user_history_length": "log1p of the events in the history, at most names.HISTORY_LENGTH",
+    **{f"user_{name}": f"log1p of {says}" for name, says in names.USER_ACTIVITY.items()},
+    "user_history_length": f"log1p of the events in the history, at most {names.HISTORY_LENGTH}",
     "user_history_distinct": "distinct items per event of the history: 1 never repeats",
     "user_history_purchases": "share of purchases in the history",
     "user_history_span": "log1p of days from its first to its last event",

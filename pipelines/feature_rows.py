@@ -1,6 +1,6 @@
 """What feature tables share: the days that get rows, the prepared events, and how rows are stamped."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
@@ -122,7 +122,7 @@ def top_category(category: str) -> Column:
     return F.substring_index(category, " > ", 1)
 
 
-def floats(columns: Sequence[str]) -> list[Column]:
+def floats(columns: Iterable[str]) -> list[Column]:
     return [F.col(name).cast("float").alias(name) for name in columns]
 
 
