@@ -199,7 +199,7 @@ def train(
         log.info("%d examples, %d kept out to watch, after %.0f s", *written.values(), time.monotonic() - started)
         with strategy.scope():
             model = two_tower.TwoTower(shape, counted.words.sizes(), known, recipe.negatives)
-        curve = fit(model, Path(place), layout, recipe, params, seed, report)
+        curve = fit(model, Path(place), layout, recipe, seed, report)
         model.learn_newcomers()
         if params.linear:
             log.info("fitting the linear autoencoder after %.0f s", time.monotonic() - started)
@@ -216,7 +216,6 @@ def fit(
     place: Path,
     layout: examples.Layout,
     recipe: Recipe,
-    params: train_retrieval.Params,
     seed: int,
     report: Report,
 ) -> list[dict[str, float]]:
