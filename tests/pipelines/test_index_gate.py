@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from feature_repo import names
 from models import artifact, catalogue, embeddings, index, release
 from pipelines import build_index, datasets, validate_index
 from recsys.errors import BadData
