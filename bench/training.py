@@ -212,9 +212,7 @@ def strings(rows: Mapping[str, Any], words: vocabulary.Vocabulary) -> dict[str, 
     }
 
 
-def ours(
-    shop: Shop, plan: examples.Plan, shape: towers.Shape, recipe: tower_training.Recipe, params: train_retrieval.Params
-) -> Speed:
+def ours(shop: Shop, plan: examples.Plan, shape: towers.Shape, recipe: tower_training.Recipe) -> Speed:
     """The speed of ours, on all examples of the shop."""
     watch = Stopwatch()
     keras.utils.set_random_seed(SEED)
@@ -222,7 +220,7 @@ def ours(
     with tempfile.TemporaryDirectory() as folder:
         written = examples.write(Path(folder), iter([shop.sequences]), plan, SEED)["train"]
         model = two_tower.TwoTower(shape, shop.words.sizes(), shop.known, recipe.negatives)
-        tower_training.fit(model, Path(folder), plan.layout, recipe, params, SEED, watch)
+        tower_training.fit(model, Path(folder), plan.layout, recipe, SEED, watch)
     return watch.second(written)
 
 
@@ -248,7 +246,7 @@ def main() -> None:
         name: plain(shop, plan, shape, recipe.batch, options.batches, full)
         for name, full in (("in_batch", False), ("full", True))
     }
-    own = ours(shop, plan, shape, recipe, params)
+    own = ours(shop, plan, shape, recipe)
     facts = {"items": options.items, "events": options.events, "batch": recipe.batch, "examples": own.examples}
     for name, peer in peers.items():
         facts |= {"processor_ms": round(own.processor_ms, 3), "peer_processor_ms": round(peer.processor_ms, 3)}

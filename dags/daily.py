@@ -47,7 +47,7 @@ PARAMS = {
         minimum=1,
         maximum=200,
         title="Epochs of the two towers",
-        description="empty: derived from the amount of data, with early stopping",
+        description="empty: 2 to 8, the more events an item has the more",
     ),
     "dim": Param(
         128, type="integer", enum=[16, 32, 64, 128, 256], title="Embedding dimension", description="of both towers"

@@ -12,7 +12,9 @@ EMBEDDING_DIM = 128
 
 # By name, what each says.
 USER_ACTIVITY: Mapping[str, str] = {
-    **{f"{event}_{days}d": f"their {event} events, {days} days" for event in USER_EVENTS for days in WINDOWS_DAYS},
+    **{
+        f"{event}_{days}d": f"their {event} events, {days}-day window" for event in USER_EVENTS for days in WINDOWS_DAYS
+    },
     "spend_30d": "what they spent, 30 days: the sum of value times quantity of purchases",
     "mean_price_30d": "the mean unit price of their positive events, 30 days; 0 where unknown",
     "distinct_items_30d": "the items of their positive events, 30 days",
@@ -23,7 +25,7 @@ USER_ACTIVITY: Mapping[str, str] = {
     "events_total": "their positive events since the beginning",
 }
 ITEM_STATS: Mapping[str, str] = {
-    **{f"{event}_{days}d": f"its {event} events, {days} days" for event in ITEM_EVENTS for days in WINDOWS_DAYS},
+    **{f"{event}_{days}d": f"its {event} events, {days}-day window" for event in ITEM_EVENTS for days in WINDOWS_DAYS},
     "users_30d": "visitors with a positive event, 30 days",
     "ctr_30d": "clicks per impression, 30 days, smoothed towards the mean of all items",
     "cart_rate_30d": "carts per click or view, 30 days, smoothed",

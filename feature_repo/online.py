@@ -168,9 +168,13 @@ def connect(url: str, timeout: float = READ_TIMEOUT) -> Client:
 
 def connect_async(url: str, timeout: float = READ_TIMEOUT) -> AsyncClient:
     """The same for asyncio."""
-    retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
-    client: Any = AsyncClient.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=retry)
-    return cast(AsyncClient, client)
+    options: dict[str, Any] = {
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
+        "retry": redis.asyncio.retry.Retry(NoBackoff(), 0),
+        "protocol": 2,  # what `ask` returns is as Redis sends it, and RESP3 sends a hash in another shape
+    }
+    return cast(AsyncClient, AsyncClient.from_url(url, **options))
 
 
 @contextmanager

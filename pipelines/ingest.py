@@ -59,6 +59,8 @@ class Params(stage.Params):
 def _chosen(lake: Lake, asked: str) -> str:
     """The source to read: what is asked for, or else what this lake was given last, or else the simulated shop.
 
+    Its path is absolute: the next run may start in another folder, and what was made of a source is kept by its name.
+
     A lake belongs to one shop: mixing two would train on nonsense. The bus brings events of the same shop. So a run
     that the clock starts, or somebody from a form, needs not be told again where the shop's data are.
 
@@ -67,7 +69,7 @@ def _chosen(lake: Lake, asked: str) -> str:
     """
     owner = _owner(lake)
     known = owner.read_text() if owner.exists() else ""
-    text = asked or known or "simulator"
+    text = sources.absolute(asked or known or "simulator")
     name, held = text.partition(":")[0], known.partition(":")[0]
     if name not in ("bus", held) and held:
         remedy = f"`recsys use {name}` gives it a workspace of its own"
@@ -75,13 +77,12 @@ def _chosen(lake: Lake, asked: str) -> str:
     return text
 
 
-def _remember(lake: Lake, text: str, settings: Settings) -> None:
-    """Note a source that could be opened, by its absolute path: the next run may start in another folder."""
-    name, colon, _ = text.partition(":")
-    if name != "bus":
+def _remember(lake: Lake, chosen: str) -> None:
+    """Note a source that could be opened. The bus is none: it brings events of the shop that the lake holds."""
+    if chosen.partition(":")[0] != "bus":
         owner = _owner(lake)
         owner.parent.mkdir(parents=True, exist_ok=True)
-        owner.write_text(f"{name}:{sources.parse(text, settings).path}" if colon else name)
+        owner.write_text(chosen)
 
 
 def _owner(lake: Lake) -> Path:
@@ -163,7 +164,7 @@ def main(params: Params, settings: Settings) -> stage.Result:
     bus.recover(root, changed.TOPIC)
     chosen = _chosen(lake, params.source)
     main_source = sources.open_source(chosen, settings)
-    _remember(lake, chosen, settings)
+    _remember(lake, chosen)
     since, until = window(lake, params)
     retired = Bus(root).retire(_midnight(datetime.now(UTC) - timedelta(days=settings.bus.retention_days)))
     aside = datasets.run_folder(settings, params.run) / "ingest" / "refused_bus_lines.jsonl"

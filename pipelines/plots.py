@@ -22,17 +22,13 @@ def _axes(title: str, size: tuple[float, float] = (7.5, 4.5)) -> tuple[Figure, A
 
 
 def loss_curve(path: Path, curve: Sequence[Mapping[str, float]]) -> None:
-    """Loss per epoch in training and validation, the best epoch marked, and validation recall beside it."""
+    """Loss per epoch in training and validation, and validation recall beside it."""
     figure, axes = _axes("Training of the two towers")
     epochs = [int(point["epoch"]) for point in curve]
     axes.plot(epochs, [point["loss"] for point in curve], color=GREY, marker="o", label="loss, training (with dropout)")
     if all("val_loss" in point for point in curve):
         losses = [point["val_loss"] for point in curve]
         axes.plot(epochs, losses, color=BLUE, marker="o", label="loss, validation visitors")
-        best = int(np.argmin(losses))
-        axes.annotate(
-            "kept", (epochs[best], losses[best]), (0, -16), textcoords="offset points", ha="center", color=BLUE
-        )
         right = axes.twinx()
         recalls = [point["val_recall@100"] for point in curve]
         right.plot(epochs, recalls, color=BASELINES[1], marker="s", linestyle="--", label="recall@100, validation")

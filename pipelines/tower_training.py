@@ -74,10 +74,10 @@ def settle(params: train_retrieval.Params, counted: corpus.Census, cutoff: datet
     more, the more events there are of an item, as what little is said of an item is soon learnt by heart; at most two
     million events in all, so that training time stays level; within 2 to 8. Statistics are looked up about weekly, each
     moment shared by enough events to fill batches. Targets count half after a twenty-fourth of the span, which is half
-    of what the holdout asks about; a visit is cut every eight events, or every two in which they count half. Histories
-    are cut short where few visitors have short ones: a short history is then a beginning, and says what people begin
-    with rather than what follows these events. The linear autoencoder forgets as EASE's query does, and sooner where
-    what comes next is all that is asked.
+    of what the holdout asks about; a visit is cut every eight events, or every two half-lives of `fade` if that is
+    sooner. Histories are cut short where few visitors have short ones: a short history is then a beginning, and says
+    what people begin with rather than what follows these events. The linear autoencoder forgets as EASE's query does,
+    and sooner where what comes next is all that is asked.
     """
     items, events = len(counted.words.items), counted.events
     days = (cutoff.timestamp() - counted.first_time) / transforms.SECONDS_PER_DAY
@@ -199,7 +199,7 @@ def train(
         log.info("%d examples, %d kept out to watch, after %.0f s", *written.values(), time.monotonic() - started)
         with strategy.scope():
             model = two_tower.TwoTower(shape, counted.words.sizes(), known, recipe.negatives)
-        curve = fit(model, Path(place), layout, recipe, params, seed, report)
+        curve = fit(model, Path(place), layout, recipe, seed, report)
         model.learn_newcomers()
         if params.linear:
             log.info("fitting the linear autoencoder after %.0f s", time.monotonic() - started)
@@ -216,7 +216,6 @@ def fit(
     place: Path,
     layout: examples.Layout,
     recipe: Recipe,
-    params: train_retrieval.Params,
     seed: int,
     report: Report,
 ) -> list[dict[str, float]]:

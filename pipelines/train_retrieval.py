@@ -12,9 +12,7 @@ from recsys.settings import Settings
 
 class Params(stage.ReuseParams):
     epochs: int | None = Field(
-        None,
-        ge=1,
-        description="passes over the examples; default: 2 to 8, by the events per item",
+        None, ge=1, description="passes over the examples; default: 2 to 8, the more events an item has the more"
     )
     dim: int = Field(names.EMBEDDING_DIM, ge=8, le=1024, description="length of the embeddings")
     batch_size: int | None = Field(None, ge=8, description="examples per step; default: by the items, 256 to 1024")

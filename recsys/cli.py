@@ -387,10 +387,12 @@ def _simulate(settings: Settings, options: list[Any]) -> dict[str, Any]:
 
 def _prepared(settings: Settings, source: str) -> str:
     """The source with an absolute path; the simulated shop is made first where there is none."""
-    name, _, path = source.partition(":")
-    if name == "simulator" and not (Path(settings.storage.root) / "sources" / "simulator" / "meta.json").exists():
+    from pipelines import sources
+
+    simulated = Path(settings.storage.root) / "sources" / "simulator" / "meta.json"
+    if source.partition(":")[0] == "simulator" and not simulated.exists():
         _simulate(settings, [])
-    return f"{name}:{Path(path).expanduser().resolve()}" if path else source
+    return sources.absolute(source)
 
 
 def _last_day(settings: Settings, source: str) -> date:

@@ -59,6 +59,12 @@ def parse(text: str, settings: Settings) -> Spec:
     return Spec(name, Path(place).expanduser().resolve())
 
 
+def absolute(text: str) -> str:
+    """`NAME:PATH` by its absolute path; it means the same in every folder."""
+    name, _, place = text.partition(":")
+    return f"{name}:{Path(place).expanduser().resolve()}" if place else text
+
+
 def open_source(text: str, settings: Settings) -> Source:
     """Open a source.
 

@@ -55,9 +55,11 @@ class Bus:
         """What `events` was last made from: files of the lake in its window, and segments with an event before its end.
 
         Segments that are read together count together. What came later does not count, or whoever tries an idea on last
-        week's data, while shoppers click, would have all features made anew.
+        week's data, while shoppers click, would have all features made anew. Of a segment that another run has retired
+        since, the lake has the events.
         """
-        return [*self._told, *received.paths(datasets.Lake(self.root), *self._window)]
+        there = [segment for segment in self._told if segment.exists()]
+        return [*there, *received.paths(datasets.Lake(self.root), *self._window)]
 
     def last(self) -> datetime:
         found = (pc.max(batch.column("event_time")).as_py() for _, batch in self._all(*EVER) if batch.num_rows)

@@ -51,5 +51,5 @@ class Breaker:
         if self._failures >= self.limit:
             self._retry_at = self.clock() + self.pause
         if self._failures == self.limit:
-            words = "%s does not serve (%s, %d times in a row): what stands below it does, and it is tried every %g s"
+            words = "%s does not serve (%s, %d times in a row): requests go on without it, and it is tried every %g s"
             log.warning(words, self.name, why, self.limit, self.pause)

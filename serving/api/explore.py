@@ -322,7 +322,7 @@ def _allowed(pool: Pool, upcoming: Sequence[Slot], visit: Visit) -> NDArray[np.b
     allowed &= filters.inside(visit.ask, live, rows)
     shown, known = {slot.row for slot in upcoming}, visit.seen.union(visit.anchors)
     each = zip(rows.tolist(), pool.item_ids.tolist(), strict=True)
-    allowed &= [row not in shown and item_id not in known for row, item_id in each]
+    allowed &= np.fromiter((row not in shown and item_id not in known for row, item_id in each), bool, len(rows))
     return np.asarray(allowed)
 
 

@@ -73,6 +73,7 @@ class Shelf:
 
 
 def packed(value: bytes) -> bytes:
+    """A value as it is kept."""
     compressed: bytes = ZSTD.compress(value, asbytes=True)
     return FORMAT + len(value).to_bytes(4, "little") + compressed
 

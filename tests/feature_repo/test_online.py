@@ -137,6 +137,17 @@ async def test_a_connection_that_redis_closed_while_it_lay_idle_is_made_anew(
     assert await reader.ask(("ECHO", "b")) == [b"b"]
 
 
+@pytest.mark.services
+async def test_a_client_that_is_closed_leaves_no_connection(client: online.Client, reader: online.AsyncClient) -> None:
+    alone = len(client.client_list())
+    await asyncio.gather(*(reader.ask(("ECHO", "a")) for _ in range(3)))
+    assert len(client.client_list()) == alone + 3
+    await reader.aclose()
+    async with asyncio.timeout(2):  # Redis notices a moment later
+        while len(client.client_list()) > alone:
+            await asyncio.sleep(0.01)
+
+
 def test_clients_do_not_retry() -> None:
     with online.connect("redis://127.0.0.1:1/0") as client:
         retry = client.get_retry()

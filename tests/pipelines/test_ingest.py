@@ -226,10 +226,10 @@ def test_a_run_that_is_told_no_source_takes_that_of_the_run_before(
     settings: Settings, tiny_shop: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tiny_shop.parent)
-    _ingest(settings, tiny_shop, source=f"canonical:{tiny_shop.name}")
+    first = _ingest(settings, tiny_shop, source=f"canonical:{tiny_shop.name}")
     monkeypatch.chdir("/")
     result = _ingest(settings, tiny_shop, source="")
-    assert result["source"] == f"canonical:{tiny_shop}"
+    assert first["source"] == result["source"] == f"canonical:{tiny_shop}"
     assert days(result)[2] == str(LAST)
 
 

@@ -146,7 +146,7 @@ class Towers:
         return np.ones((len(inputs["hour"]), 1), np.float32)
 
     def items(self, inputs: dict[str, Any]) -> Any:
-        popularity = inputs["stats"][:, names.ITEM_STATS.index("popularity")]
+        popularity = inputs["stats"][:, list(names.ITEM_STATS).index("popularity")]
         return (np.linspace(1, 0.1, len(popularity)) + popularity)[:, None].astype(np.float32)
 
 

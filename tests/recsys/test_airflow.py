@@ -34,6 +34,9 @@ class FakeAirflow:
         if last == "2":
             lines = ["::group::Pre Execute", "running", "::endgroup::", "BadData: it ends in 1998"]
             return httpx.Response(200, json={"content": [{"event": line} for line in lines]})
+        if last == "details":
+            daily = {"day": {"value": None}, "epochs": {"value": None}}
+            return httpx.Response(200, json={"params": daily if "/daily/" in request.url.path else None})
         if last == "run-1":
             return httpx.Response(200, json={"state": "success" if self.calls[last] == 3 else "running", "note": None})
         return httpx.Response(404, json={"detail": f"no {last}"})
@@ -56,6 +59,11 @@ def test_a_run_is_followed_to_its_end_in_the_order_of_its_dag(served: tuple[Fake
     assert [task.task_id for task in seen[-1].tasks] == ["ingest", "quality", "deploy"]
     assert [task.state for task in seen[-1].tasks] == ["none"] * 3
     assert fake.calls == {"run-1": 3, "taskInstances": 3, "tasks": 1}, "the order does not change while it runs"
+
+
+def test_the_parameters_of_a_dag_are_known_by_name(served: tuple[FakeAirflow, airflow.Client]) -> None:
+    assert served[1].parameters("daily") == {"day", "epochs"}
+    assert served[1].parameters("trending") == set()
 
 
 def test_the_last_words_of_a_task_are_its_own(served: tuple[FakeAirflow, airflow.Client]) -> None:

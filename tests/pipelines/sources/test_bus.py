@@ -189,9 +189,11 @@ def test_a_segment_that_another_run_retires_meanwhile_is_read_from_the_lake(
     monkeypatch.setattr("pipelines.sources.bus.TOGETHER", 1)
     for number in (1, 2):
         _segment(tmp_path, [_good(f"a{number}")], _opened(datetime(2026, 1, 6, 0, 0, number, tzinfo=UTC)))
-    reading = Bus(tmp_path).events(sources.BEGINNING, sources.END)
+    source = Bus(tmp_path)
+    reading = source.events(sources.BEGINNING, sources.END)
     first = next(reading).column("event_id").to_pylist()
     Bus(tmp_path).retire(LIMIT)
     others = [event_id for batch in reading for event_id in batch.column("event_id").to_pylist()]
     assert first == ["a1"]
     assert set(others) == {"a1", "a2"}, "one twice, which the quality gate sees, and none lost"
+    assert [path.parent.name for path in source.files()] == ["day=2026-01-05"], "what is gone has no fingerprint"

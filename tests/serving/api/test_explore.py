@@ -193,3 +193,16 @@ async def test_without_the_online_store_the_last_edition_explores_on(fragile: An
     assert explorer.pool is before
     assert await fragile.metric('recsys_api_falls_total{stage="arms",why="down"}') == 1
     assert explored(await fragile.page(user_id="ann", count=10))
+
+
+@pytest.mark.parametrize("policy", ["thompson", "epsilon_greedy", "linear"])
+async def test_where_nothing_is_left_to_explore_the_order_stands(
+    world: Any, policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure(world, policy)
+    explorer = world.app.state.parts.explorer
+    monkeypatch.setattr(explore, "ARMS", 0)
+    await explorer.follow(world.app.state.parts.watcher.current)
+    assert explorer.pool.rows.tolist() == []
+    page = await world.page(user_id="ann", count=10)
+    assert (len(page["items"]), explored(page)) == (10, {})

@@ -11,6 +11,10 @@ from typing import Any
 import httpx
 import jwt
 import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from recsys.settings import Settings, child_environment
 from serving.api import auth, followed
@@ -97,6 +101,17 @@ async def test_nothing_that_a_caller_sends_is_logged(
     assert "no keys file" in caplog.text
     for private in (*PRIVATE, world.key, SECRET[:20]):
         assert private not in caplog.text
+
+
+async def test_spans_of_the_framework_hold_nobody_because_there_are_none(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(told))
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
+    trace.get_tracer("test").start_span("a span").end()
+    assert (await world.get(**ASKED)).status_code == 200
+    assert [span.name for span in told.get_finished_spans()] == ["a span"]
 
 
 def test_the_process_logs_no_addresses(online_settings: Settings, shop: Any, tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ def test_the_ranker_sees_new_content_at_once_and_no_statistics_of_new_items(
     new, changed = matrix.rows(["new-candle", "i9"])
     assert (matrix.category[new], matrix.category[changed]) == ("Home > Candles", "Toys > Cars")
     assert np.expm1(matrix.log_price[[new, changed]]).round(6).tolist() == [6.0, 99.0]
-    popularity = names.ITEM_STATS.index("popularity")  # the block "item" begins with the statistics
+    popularity = list(names.ITEM_STATS).index("popularity")  # the block "item" begins with the statistics
     assert matrix.static[new, popularity] == 0
     assert matrix.static[changed, popularity] == before.static[before.row_of["i9"], popularity] > 0
     assert np.isnan(matrix.stats_time[new])
