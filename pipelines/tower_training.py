@@ -83,8 +83,8 @@ def settle(params: train_retrieval.Params, counted: corpus.Census, cutoff: datet
     days = (cutoff.timestamp() - counted.first_time) / transforms.SECONDS_PER_DAY
     batch = params.batch_size or 1 << int(np.clip(np.log2(max(items, 1) / 9), 8, 10))
     rate = params.learning_rate or 0.002 * min(batch / 256, 2)
-    dense = 0.6 * np.sqrt(events / max(items, 1))
-    epochs = params.epochs or int(np.clip(min(dense, 2_000_000 / max(events, 1)), 2, 8))
+    borne = 0.6 * np.sqrt(events / max(items, 1))
+    epochs = params.epochs or int(np.clip(min(borne, 2_000_000 / max(events, 1)), 2, 8))
     negatives = params.negatives if params.negatives is not None else (0 if items <= FULL_SOFTMAX else 8192)
     weekly = int(np.clip(days // 7, 1, 52))
     moments = params.moments if params.moments is not None else min(weekly, events // 2_000)
@@ -221,8 +221,8 @@ def fit(
 ) -> list[dict[str, float]]:
     """Train to the end of the schedule; returns the figures of each epoch.
 
-    The best weights by the loss on what was kept out are those before the rate has fallen: where there are few events
-    of an item, that loss rises from the first epoch on, and yet the last one orders the next event a tenth better.
+    The best weights by the loss on what was kept out may be those before the rate has fallen: of four epochs on Amazon
+    Beauty the first had the lowest loss, and two that are gone through have a lower one and better lists (0007).
     """
     learnt, kept_out = place / "train", place / "valid"
     enough = examples.batches([kept_out], layout, 1) >= FEWEST_WATCHED

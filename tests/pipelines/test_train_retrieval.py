@@ -5,16 +5,18 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse
 import tiny_shop
 
 from feature_repo import names, transforms
-from models import artifact, two_tower
-from pipelines import datasets, evaluate_retrieval, split, stage, tower_training, tracking, train_retrieval
+from models import artifact, two_tower, vocabulary
+from pipelines import corpus, datasets, evaluate_retrieval, split, stage, tower_training, tracking, train_retrieval
 from pipelines.datasets import RunId
 from recsys.errors import Exit
 from recsys.settings import REPOSITORY, Services, Settings, Storage, child_environment
@@ -92,6 +94,26 @@ def items(world: World, ids: list[str], kinds: list[str]) -> np.ndarray[Any, Any
         now=NOW,
     )
     return world.towers.items(inputs)
+
+
+@pytest.mark.parametrize(
+    ("events", "items", "epochs"),
+    [
+        (90_000, 10_000, 2),  # 9 events an item are soon learnt by heart: 0.6 times the root is 1.8
+        (100_000, 1_000, 6),
+        (400_000, 1_600, 5),  # 9 by the root, and 5 times 400,000 are two million
+        (20_000_000, 100_000, 2),
+    ],
+)
+def test_the_more_events_an_item_has_the_more_epochs(events: int, items: int, epochs: int) -> None:
+    nothing = vocabulary.learn([str(item) for item in range(items)], {"category": [], "tags": [], "brand": []}, [], [])
+    seen = scipy.sparse.csr_matrix(([1.0] * 3, ([0, 1, 2], [2, 2, 2])), shape=(3, items + 2), dtype=np.float32)
+    counted = corpus.Census(nothing, np.zeros(items + 2, np.float32), seen, first_time=0.0, events=events)
+    params = train_retrieval.Params(day=tiny_shop.LAST, run=RUN)
+    cutoff = datetime(1970, 12, 31, tzinfo=UTC)
+    assert tower_training.settle(params, counted, cutoff).epochs == epochs
+    told = params.model_copy(update={"epochs": 7})
+    assert tower_training.settle(told, counted, cutoff).epochs == 7
 
 
 def test_split_is_the_last_twelfth(world: World) -> None:
