@@ -132,6 +132,7 @@ def arranged(
     length: int,
     page: int,
     rules: Rules,
+    before: int = 0,
     tell_held: bool = False,
 ) -> Arrangement:
     """Fill slots greedily: each takes the candidate that is worth most and breaks no category rule there.
@@ -140,6 +141,9 @@ def arranged(
     Where every remaining candidate breaks a rule, the share gives way first and the run second, and the slot is
     counted; so the result is always as long as it can be. Of candidates that are worth the same, the more relevant
     comes first, then the one that was handed in first.
+
+    Pages can be made one at a time, each when it is asked for: with those before it handed in as `before`, a page is
+    what it would have been in one arrangement of all.
 
     Args:
         relevance: [n] at least 0, on one scale. It is divided by the largest, and so in [0, 1] when diversity is
@@ -150,6 +154,7 @@ def arranged(
         length: slots to fill.
         page: slots of one page; shares are counted per page, runs across pages.
         rules: what to keep.
+        before: how many of the candidates fill the slots of earlier pages; they are handed in first, in that order.
         tell_held: whether to work out whom the rules held back, which takes two fifths of the time.
 
     Raises:
@@ -157,12 +162,15 @@ def arranged(
     """
     exact: Floats = np.asarray(relevance, np.float64)
     _check(exact, categories, tops, length, page)
-    by_relevance = np.argsort(-exact, kind="stable")
-    length = min(length, len(exact))
+    by_relevance = np.concatenate([np.arange(before), before + np.argsort(-exact[before:], kind="stable")])
+    length = min(length, len(exact) - before)
     if rules.bind_nothing:
-        return Arrangement(by_relevance[:length], np.full(len(exact) if tell_held else 0, NOT_HELD, np.int8), {}, {})
-    objective = _objective(exact, vectors, by_relevance, length, rules)
+        held = np.full(len(exact) if tell_held else 0, NOT_HELD, np.int8)
+        return Arrangement(by_relevance[before : before + length], held, {}, {})
+    objective = _objective(exact, vectors, by_relevance, before + length, rules)
     greedy = _Greedy(objective, categories[by_relevance], tops[by_relevance], page, rules, tell_held)
+    for placed in range(before):
+        greedy.take(placed)
     order = np.fromiter((greedy.next(slot) for slot in range(length)), np.int64, length)
     held = np.empty_like(greedy.held)
     if tell_held:
@@ -197,7 +205,7 @@ def _objective(
     """What candidates are worth, the most relevant first."""
     scaled = relevance[by_relevance]
     if scaled.any():
-        scaled = scaled / scaled[0]
+        scaled = scaled / scaled.max()
     if rules.diversity == "none" or rules.strength == 0:
         return diversity.Relevance(scaled)
     if vectors is None:
@@ -246,13 +254,17 @@ class _Greedy:
                 chosen = int(np.where(allowed, value, -np.inf).argmax())
         if chosen != self._first and chosen != (self._left & ~(full | long)).argmax():
             self.changed[DIVERSITY] += 1
-        self._left[chosen] = False
-        if chosen == self._first:
-            self._first = int(self._left.argmax())
         if self._tell_held:
             self._hold(chosen, full, long)
-        self._show(chosen)
+        self.take(chosen)
         return chosen
+
+    def take(self, chosen: int) -> None:
+        """Put a candidate in the next slot."""
+        self._left[chosen] = self._unheld[chosen] = False
+        if chosen == self._first:
+            self._first = int(self._left.argmax())
+        self._show(chosen)
 
     def _in_force(self) -> tuple[Bools, Bools, Bools]:
         """[n] whom the share keeps out of this slot, whom the run does, and who is left that neither does."""
@@ -271,7 +283,6 @@ class _Greedy:
 
     def _hold(self, chosen: int, full: Bools, long: Bools) -> None:
         """Note whom this slot passes over for the first time, and why."""
-        self._unheld[chosen] = False
         value, passed = self._objective.value, self._unheld.copy()
         passed[chosen:] &= value[chosen:] > value[chosen]
         found = np.flatnonzero(passed)

@@ -150,7 +150,7 @@ class Api(Group):
         description="as the ranker learns and is tried; what a surface asks for is in surfaces.yaml",
     )
     max_count: int = Field(100, ge=1, description="most items one page may ask for")
-    slate: int = Field(100, ge=20, description="items put in order for one request; all its pages come from them")
+    slate: int = Field(100, ge=20, description="most items of all pages of one request")
     page_seconds: int = Field(600, gt=0, description="how long a cursor is valid")
     explain_seconds: int = Field(600, gt=0, description="so long one may ask why, or why not, an item was on a page")
     explain_deadline_ms: int = Field(

@@ -17,8 +17,8 @@ import orjson
 from recsys import bus
 from recsys.settings import Settings
 from serving.api.contract import Ask, Rung
-from serving.api.funnel import Shown
 from serving.api.metrics import Metrics
+from serving.api.slate import Shown
 from serving.api.trace import Trace
 
 log = logging.getLogger(__name__)

@@ -1,11 +1,11 @@
-"""All that was known when a slate was made, for whoever asks why an item is in it, or why not.
+"""All that is known of a slate: for its later pages, and for whoever asks why an item is in it, or why not.
 
-A dossier is kept in Redis for a while (`why:<request_id>`, arrays) and written as pages are: nobody waits.
+`serving.api.pages` keeps it.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -13,17 +13,26 @@ from numpy.typing import ArrayLike, NDArray
 
 from models import rerank
 from recsys.inference import HEADS, RankingResponse, strings
-from serving.api import explore, ordering
+from serving.api import ordering
 from serving.api.contract import Rung
-from serving.api.explore import Slot
+from serving.api.explore import Pool as Arms
 from serving.api.live import LiveRelease
 from serving.api.ordering import Ordered
-from serving.api.sources import candidates
-from serving.api.sources.candidates import Candidates, Pool
+from serving.api.slate import Shown
+from serving.api.sources.candidates import Candidates, Pool, Tag
+from serving.api.trace import Exposure
 from serving.api.visit import Snapshot, Visit
 
 Floats = NDArray[np.float32]
 NOWHERE = -1
+
+
+class Proposer(NamedTuple):
+    """A source, as `Candidates` has it."""
+
+    source: Tag
+    scope: str
+    key: str
 
 
 @dataclass(frozen=True)
@@ -32,28 +41,47 @@ class Facts:
 
     Attributes:
         release_id, surface, rung, user_id: of the request.
-        parts: tags of the sources, as `proposed` counts them.
+        degraded, quality: of the response.
+        parts: the sources, as `proposed` counts them.
         filters: names of the filters, as `dropped` counts them.
         count: items a page.
-        policies: per explored place of the slate, the policy that chose and its propensity.
         fresh: per item that came in after the release, its row at that moment, which another change may move.
-        edition: of the arms of exploration; "" where there were none.
         visitor: who asked, as retrieval knew them and ranking was told; "" where retrieval was not asked.
+        causes, cause_events: as `because` counts them, see RetrievalResponse.
         visit: who asked for what, so that it can be asked again.
+        exposures: the experiments that concern the request.
+        items: of the pages so far, in order.
+        editions: of the arms that each page may explore with; "" where there were none.
+        ended: whether there are no more pages.
     """
 
     release_id: str
     surface: str
-    rung: str
+    rung: Rung
     user_id: str
-    parts: list[str]
-    filters: list[str]
+    degraded: bool
+    quality: float
+    parts: Sequence[Proposer]
+    filters: Sequence[str]
     count: int
-    policies: dict[str, dict[str, Any]]
-    fresh: dict[str, int]
-    edition: str
+    fresh: Mapping[str, int]
     visitor: str
+    causes: Sequence[str]
+    cause_events: Sequence[str]
     visit: Snapshot
+    exposures: Sequence[Exposure] = ()
+    items: Sequence[Shown] = ()
+    editions: Sequence[str] = ()
+    ended: bool = False
+
+    @staticmethod
+    def read(raw: Mapping[str, Any]) -> "Facts":
+        """From JSON. Raises KeyError, TypeError or ValueError for what another version wrote."""
+        read = dict(raw)
+        read["rung"], read["visit"] = Rung(raw["rung"]), Snapshot.read(raw["visit"])
+        for name, kind in (("parts", Proposer), ("exposures", Exposure), ("items", Shown)):
+            read[name] = [kind(*row) for row in raw[name]]
+        return Facts(**read)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,29 +92,61 @@ class Dossier:
         facts: what is the same for all of them.
         rows: [n] catalogue rows.
         proposed: [n] bits of the sources that proposed each.
+        because: [n] which of the causes is its own.
         dropped: [n] the first filter that dropped it, or NOWHERE.
+        own: [n] the score of its first source.
         retrieval: [n] retrieval's score.
         heads: [n, heads] of the ranker. score: [n] their blend.
         relevance: [n] after the score rules.
-        slate: [slots] catalogue rows of the slate.
         query: [dim] the vector that retrieval searched with; empty where it did not.
     """
 
     facts: Facts
     rows: NDArray[np.int32]
     proposed: NDArray[np.uint32]
+    because: NDArray[np.int16]
     dropped: NDArray[np.int8]
+    own: Floats
     retrieval: Floats
     heads: Floats
     score: Floats
     relevance: Floats
-    slate: NDArray[np.int32]
     query: Floats
+
+    def with_page(self, items: Sequence[Shown], arms: Arms | None, visit: Visit, *, ended: bool) -> "Dossier":
+        """The same with one page more.
+
+        Args:
+            items: of the page.
+            arms: that it may explore with. Of what the shopper watched, only these are kept, for whoever makes the page
+                again; somebody may have watched thousands.
+            visit: the request.
+            ended: whether it is the last page.
+        """
+        facts = self.facts
+        watched = visit.shopper.watched.intersection(arms.item_ids) if arms else ()
+        facts = replace(
+            facts,
+            visit=replace(facts.visit, watched=sorted({*facts.visit.watched, *watched})),
+            items=[*facts.items, *items],
+            editions=[*facts.editions, arms.edition if arms else ""],
+            ended=ended,
+        )
+        return replace(self, facts=facts)
+
+    def holds(self, items: int) -> bool:
+        """Whether the pages so far have so many items, or all that there are."""
+        return self.facts.ended or len(self.facts.items) >= items
+
+    def shown(self, live: LiveRelease) -> list[int]:
+        """Catalogue rows of the items on the pages so far, but for those that have left the catalogue."""
+        rows = live.catalogue.rows([item.item_id for item in self.facts.items])
+        return [row for row in rows.tolist() if row >= 0]
 
     def pack(self) -> bytes:
         arrays = [(f.name, getattr(self, f.name)) for f in fields(self) if f.name != "facts"]
         shapes = [[name, array.dtype.str, list(array.shape)] for name, array in arrays]
-        head = orjson.dumps([self.facts, shapes])
+        head = orjson.dumps([self.facts, shapes], default=list)  # named tuples
         body = b"".join(np.ascontiguousarray(array).tobytes() for _, array in arrays)
         return head + b"\n" + body
 
@@ -101,7 +161,7 @@ class Dossier:
                 size = int(np.prod(shape))
                 arrays[name] = np.frombuffer(data, np.dtype(kind), size, start).reshape(shape)
                 start += arrays[name].nbytes
-            return Dossier(Facts(**facts | {"visit": Snapshot.read(facts["visit"])}), **arrays)
+            return Dossier(Facts.read(facts), **arrays)
         except (KeyError, TypeError, ValueError):
             return None
 
@@ -138,78 +198,72 @@ def made(
     everyone: Pool,
     retrieval: Floats,
     filtered: rerank.Filtered,
-    final: Pool,
     answer: RankingResponse | None,
     order: Ordered,
-    slate: Sequence[Slot],
-    rung: str,
-    arms: explore.Pool | None,
-    visit: Visit,
+    rung: Rung,
+    quality: float,
 ) -> Dossier:
-    """Write down what was known.
+    """Write down what is known before the first page.
 
     Args:
         everyone: all candidates.
         retrieval: [n] their scores by retrieval.
         filtered: what the filters said of them.
-        final: those that may be shown, in the order of the ranker; `final.origin` are positions in `everyone`.
         answer: of the ranker, for the first permitted candidates in the order of `filtered.kept`.
-        order: what the rules made of `final`.
-        slate: what is shown.
-        arms: that it may have explored with.
-        rung, visit: of the request.
+        order: those that may be shown, whose `pool.origin` are positions in `everyone`.
+        rung, quality: of the response.
     """
-    n = len(everyone)
+    n, final, live = len(everyone), order.pool, order.visit.live
     heads, score, relevance = (np.full(shape, np.nan, np.float32) for shape in ((n, len(HEADS)), n, n))
     if answer is not None:
         ranked = filtered.kept[: len(answer.scores)]
         heads[ranked] = np.stack([getattr(answer, head) for head in HEADS], axis=1)
         score[ranked] = answer.scores
     relevance[final.origin] = order.relevance
+    because, causes, events = _because(everyone)
     query = everyone.query if everyone.query is not None else np.empty(0, np.float32)
+    fresh = everyone.rows[everyone.rows >= live.shipped].tolist()
+    facts = Facts(
+        release_id=live.release_id,
+        surface=order.visit.ask.surface,
+        rung=rung,
+        user_id=order.visit.ask.user_id,
+        degraded=bool(order.visit.trace.falls),
+        quality=quality,
+        parts=[Proposer(part.source, part.scope, part.key) for part in everyone.parts],
+        filters=filtered.rules,
+        count=order.visit.ask.count,
+        fresh={str(live.catalogue.ids[row]): row for row in fresh},
+        visitor=everyone.visitor,
+        causes=causes,
+        cause_events=events,
+        visit=order.visit.snapshot(),
+        exposures=order.visit.trace.exposures,
+    )
     return Dossier(
-        facts=_facts(everyone, filtered, slate, rung, arms, visit),
+        facts=facts,
         rows=everyone.rows.astype(np.int32),
         proposed=everyone.bits,
+        because=because,
         dropped=filtered.rule,
+        own=everyone.scores,
         retrieval=retrieval,
         heads=heads,
         score=score,
         relevance=relevance,
-        slate=np.array([slot.row for slot in slate], np.int32),
         query=query,
     )
 
 
-def _facts(
-    everyone: Pool,
-    filtered: rerank.Filtered,
-    slate: Sequence[Slot],
-    rung: str,
-    arms: explore.Pool | None,
-    visit: Visit,
-) -> Facts:
-    """Arguments as in `made`."""
-    live = visit.live
-    rows = np.concatenate([everyone.rows, np.array([slot.row for slot in slate], np.int64)])
-    return Facts(
-        release_id=live.release_id,
-        surface=visit.ask.surface,
-        rung=rung,
-        user_id=visit.ask.user_id,
-        parts=[part.source for part in everyone.parts],
-        filters=list(filtered.rules),
-        count=visit.ask.count,
-        policies={
-            str(place): {**slot.policy, "propensity": slot.propensity}
-            for place, slot in enumerate(slate)
-            if slot.policy
-        },
-        fresh={str(live.catalogue.ids[row]): int(row) for row in rows[rows >= live.shipped]},
-        edition=arms.edition if arms else "",
-        visitor=everyone.visitor,
-        visit=visit.snapshot(arms.item_ids if arms else ()),
-    )
+def _because(everyone: Pool) -> tuple[NDArray[np.int16], list[str], list[str]]:
+    """[n] which of the causes is each candidate's; the causes, and what was done with each."""
+    because = np.zeros(len(everyone), np.int16)
+    for number, part in enumerate(everyone.parts):
+        if part.because is not None:
+            own = everyone.part == number
+            because[own] = part.because[everyone.place[own]]
+            return because, list(part.causes), list(part.cause_events)
+    return because, [], []
 
 
 def pool(dossier: Dossier, scores: Floats, live: LiveRelease) -> tuple[Pool, int]:
@@ -221,12 +275,39 @@ def pool(dossier: Dossier, scores: Floats, live: LiveRelease) -> tuple[Pool, int
         scores: [r] of the ranker, for `dossier.ranked`, as they were or as they are now.
         live: the release that made the slate, with the catalogue as it is now.
     """
-    ids = dossier.ids(dossier.rows[dossier.kept], live)
-    there = live.catalogue.rows(ids) >= 0
-    query = dossier.query if len(dossier.query) else None
-    kept = Candidates("personal", Rung.RETRIEVAL, ids[there], dossier.retrieval[dossier.kept[there]], query=query)
-    found, given = candidates.merged([kept], live), scores[there[: len(scores)]]
+    facts = dossier.facts
+    rows = live.catalogue.rows(dossier.ids(dossier.rows[dossier.kept], live))
+    there = rows >= 0
+    kept, given = dossier.kept[there], scores[there[: len(scores)]]
+    proposed = (dossier.proposed[kept, None] >> np.arange(len(facts.parts), dtype=np.uint32) & 1).astype(bool)
+    found = Pool(
+        parts=[_proposer(part, dossier) for part in facts.parts],
+        rows=rows[there],
+        part=proposed.argmax(axis=1) if len(facts.parts) else np.zeros(len(kept), np.int64),
+        place=dossier.because[kept].astype(np.int64),
+        scores=dossier.own[kept],
+        proposed=proposed,
+        origin=np.arange(len(kept)),
+    )
     return found.scored(given) if len(given) else found, len(given)
+
+
+def _proposer(part: Proposer, dossier: Dossier) -> Candidates:
+    """A source as far as it is known still: what it proposed stands in the pool, whose `place` counts its causes."""
+    facts, personal = dossier.facts, part.source == "personal"
+    return Candidates(
+        part.source,
+        facts.rung,
+        np.empty(0, object),
+        np.empty(0, np.float32),
+        part.scope,
+        part.key,
+        np.arange(len(facts.causes)) if personal else None,
+        facts.causes,
+        facts.cause_events,
+        dossier.query if len(dossier.query) else None,
+        facts.visitor,
+    )
 
 
 def explained(dossier: Dossier, item_id: str, visit: Visit) -> dict[str, Any]:
@@ -240,19 +321,20 @@ def explained(dossier: Dossier, item_id: str, visit: Visit) -> dict[str, Any]:
     live = visit.live
     now, row = live.catalogue.row_of[item_id], dossier.row_then(item_id, live)
     found = np.flatnonzero(dossier.rows == row)
-    place = np.flatnonzero(dossier.slate == row)
+    place = next((k for k, item in enumerate(dossier.facts.items) if item.item_id == item_id), None)
+    shown = None if place is None else dossier.facts.items[place]
     answer: dict[str, Any] = {
-        "position": int(place[0]) if len(place) else None,
+        "position": place,
         "retrieval": _retrieval(dossier, now, live),
         "sources": [],
         "ranker": None,
         "relevance": None,
-        "exploration": dossier.facts.policies.get(str(place[0])) if len(place) else None,
+        "exploration": {**shown.policy, "propensity": shown.propensity} if shown and shown.policy else None,
     }
     if len(found):
         at = int(found[0])
         bits = int(dossier.proposed[at])
-        answer["sources"] = list(dict.fromkeys(tag for k, tag in enumerate(dossier.facts.parts) if bits >> k & 1))
+        answer["sources"] = list(dict.fromkeys(tag for k, (tag, *_) in enumerate(dossier.facts.parts) if bits >> k & 1))
         answer["relevance"] = _number(dossier.relevance[at])
         if np.isfinite(dossier.score[at]):
             heads = {head: _number(value) for head, value in zip(HEADS, dossier.heads[at], strict=True)}
@@ -260,15 +342,12 @@ def explained(dossier: Dossier, item_id: str, visit: Visit) -> dict[str, Any]:
     return answer | _verdict(dossier, found, place, now, visit)
 
 
-def _verdict(
-    dossier: Dossier, found: NDArray[np.intp], place: NDArray[np.intp], row: int, visit: Visit
-) -> dict[str, Any]:
-    page = dossier.facts.count
-    if len(place):
-        slot = int(place[0])
-        if str(slot) in dossier.facts.policies:
-            return {"verdict": "explored", "because": f"an exploration slot, place {slot + 1}, drew it"}
-        return {"verdict": "shown", "because": f"it is in place {slot + 1}, page {slot // page + 1}"}
+def _verdict(dossier: Dossier, found: NDArray[np.intp], place: int | None, row: int, visit: Visit) -> dict[str, Any]:
+    if place is not None:
+        if dossier.facts.items[place].policy:
+            return {"verdict": "explored", "because": f"an exploration slot, place {place + 1}, drew it"}
+        page = place // dossier.facts.count + 1
+        return {"verdict": "shown", "because": f"it is in place {place + 1}, page {page}"}
     if not len(found):
         return {"verdict": "not_retrieved", "because": "no source proposed it"}
     at = int(found[0])
@@ -278,16 +357,20 @@ def _verdict(
     rule = _held(dossier, row, visit)
     if rule:
         return {"verdict": "held_back", "rule": rule, "because": f"the rule {rule} let others pass it"}
-    return _outranked(dossier, at)
+    return _outranked(dossier, at, [dossier.row_then(item.item_id, visit.live) for item in dossier.facts.items])
 
 
 def _held(dossier: Dossier, row: int, visit: Visit) -> str:
-    """The rule that held an item back, "" for none. Found by arranging the page once more: few ask, and those who
-    only want the page need not wait for it."""
+    """The first rule that held an item back, "" for none. Found by arranging the pages once more: few ask, and those
+    who only want a page need not wait for it."""
     final, ranked = pool(dossier, dossier.score[dossier.ranked], visit.live)
-    held = ordering.ordered(final, ranked, visit, len(dossier.slate), tell_held=True).made.held
-    code = int(held[np.flatnonzero(final.rows == row)[0]])
-    return "" if code == rerank.NOT_HELD else rerank.HOLDING[code]
+    order, shown = ordering.ordered(final, ranked, visit), dossier.shown(visit.live)
+    at = int(np.flatnonzero(final.rows == row)[0])
+    for first in range(0, len(shown), dossier.facts.count):
+        _, made = order.page(shown[:first], tell_held=True)
+        if made.held[at] != rerank.NOT_HELD:
+            return rerank.HOLDING[made.held[at]]
+    return ""
 
 
 FILTERS = {
@@ -299,13 +382,13 @@ FILTERS = {
 }
 
 
-def _outranked(dossier: Dossier, at: int) -> dict[str, Any]:
-    """By how much it missed the slate."""
-    shown = dossier.relevance[np.isin(dossier.rows, dossier.slate)]
+def _outranked(dossier: Dossier, at: int, rows: Sequence[int]) -> dict[str, Any]:
+    """By how much it missed the pages so far."""
+    shown = dossier.relevance[np.isin(dossier.rows, rows)]
     least = float(np.nanmin(shown)) if np.isfinite(shown).any() else float("nan")
     better = int((dossier.relevance > dossier.relevance[at]).sum())
     gap = _number(least - float(dossier.relevance[at]))
-    because = f"{better} candidates are more relevant; the slate has {len(dossier.slate)} places"
+    because = f"{better} candidates are more relevant; the pages so far have {len(dossier.facts.items)} places"
     return {"verdict": "outranked", "because": because, "missed_by": gap}
 
 

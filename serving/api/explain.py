@@ -19,7 +19,6 @@ from serving.api.surfaces import Surface
 from serving.api.visit import Visit
 
 router = APIRouter(prefix="/api/v1", tags=["recommendations"])
-REFERENCE = b"@"  # before the id of the request whose dossier it is; a packed one never begins so
 
 
 class Feature(BaseModel):
@@ -57,11 +56,6 @@ class Explanation(BaseModel):
         "place from 1 that this would have been among those that it scored",
     )
     notes: list[str] = Field([], description="what is missing here, or has changed since the page, in words")
-
-
-def reference(request_id: str) -> bytes:
-    """What is kept for a later page: whose dossier it is."""
-    return REFERENCE + request_id.encode()
 
 
 @router.get(
@@ -168,10 +162,7 @@ def _if_ranked(answer: RankingResponse, dossier: Dossier) -> dict[str, Any]:
 
 
 async def _dossier(request_id: str, parts: Parts) -> Dossier:
-    data = await parts.dossiers.get(request_id)
-    if data is not None and data.startswith(REFERENCE):
-        data = await parts.dossiers.get(data.removeprefix(REFERENCE).decode())
-    found = None if data is None else Dossier.unpack(data)
+    found = await parts.pages.behind(request_id, parts.settings.api.explain_deadline_ms / 1000)
     if found is None:
         detail = (
             f"nothing is kept of request {request_id!r}: it is older than {parts.settings.api.explain_seconds} s, was "

@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -141,41 +141,41 @@ class Explorer:
         """What pages of a release explore with; None while there is nothing."""
         return self.pool if self.pool and self.pool.live.release_id == live.release_id else None
 
-    def mixed(self, order: Sequence[int], found: Candidates, visit: Visit, length: int) -> list[Slot]:
-        """A slate: the order with arms in the exploration slots of its first pages.
+    def explores(self, visit: Visit, before: int) -> bool:
+        """Whether the page after so many items has exploration slots."""
+        return visit.surface.explore is not None and before < EXPLORED and self.arms(visit.live) is not None
 
-        Arms are items that the slate does not show anyway and that break no rule where they stand, so what the order
-        alone decides is certain, and only the exploration slots have a propensity below one.
+    def mixed(
+        self, request: str, order: Sequence[int], found: Candidates, before: Sequence[int], visit: Visit
+    ) -> list[Slot]:
+        """A page: the order, with arms in its exploration slots.
+
+        Arms are items that no page so far shows and that break no rule where they stand, so what the order alone
+        decides is certain, and only the exploration slots have a propensity below one. What an arm displaces is offered
+        again on the next page.
 
         Args:
-            order: positions into the pool of the request, best first.
+            request: id of the page; chance comes from it alone.
+            order: positions into the pool of the request, best first, for the whole page.
             found: that pool.
+            before: catalogue rows on the pages before.
             visit: the request.
-            length: of the slate.
         """
-        explore, pool, page = visit.surface.explore, self.pool, visit.ask.count
-        slate: list[Slot] = []
+        explore, arms, page = visit.surface.explore, self.arms(visit.live), visit.ask.count
         upcoming = [Slot(position, row) for position, row in zip(order, found.rows[order].tolist(), strict=True)]
-        if explore is None or pool is None or pool.live.release_id != visit.live.release_id:
-            return upcoming[:length]
-        pool = pool.within(visit.live)
-        share = bandits.rate(visit.shopper.interactions, explore.share, explore.newcomer)
-        places = bandits.slots(page, share)
-        allowed = _allowed(pool, upcoming, visit)
+        if explore is None or arms is None or len(before) >= EXPLORED or not upcoming:
+            return upcoming
+        pool = arms.within(visit.live)
+        places = bandits.slots(page, bandits.rate(visit.shopper.interactions, explore.share, explore.newcomer))
+        if not len(places):
+            return upcoming
+        allowed = _allowed(pool, {*before, *(slot.row for slot in upcoming)}, visit)
+        fits = allowed & _fitting(pool, before, upcoming, places, visit)
+        if not fits.any():
+            return upcoming
         features = contexts.of(visit, pool.rows, found.query)
-        policy = pool.policy(explore, features)
-        while upcoming and len(slate) < length:
-            if len(places) and allowed.any() and len(slate) < EXPLORED:
-                fits = allowed & _fitting(pool, slate, upcoming, places, visit)
-                request = f"{visit.trace.request_id}/{len(slate) // page}"
-                chosen = policy.choose(request, fits, len(places)) if fits.any() else None
-                if chosen is not None:
-                    allowed[chosen.rows] = False
-                    slate.extend(_page(upcoming, chosen, places, page, pool, features))
-                    continue
-            slate.extend(upcoming[:page])
-            del upcoming[:page]
-        return slate[:length]
+        chosen = pool.policy(explore, features).choose(request, fits, len(places))
+        return _page(upcoming, chosen, places, page, pool, features)
 
     def shown(self, request_id: str, explored: Mapping[str, Sequence[float]], visitor: str) -> None:
         """Count a visitor for the items of a page that are owed exposure, and keep what their outcomes will teach
@@ -246,25 +246,20 @@ class Explorer:
             self._metrics.falls.labels("arms", "down").inc()
 
 
-def as_before(order: Sequence[int], found: Candidates, before: Mapping[int, Slot], length: int) -> list[Slot]:
-    """A slate whose exploration slots are those of an earlier one, for arms that are not known any more.
+def as_before(order: Sequence[int], found: Candidates, before: Mapping[int, Slot], page: int) -> list[Slot]:
+    """A page whose exploration slots are those of an earlier one, for arms that are not known any more.
 
     Args:
         order: positions into the pool of the request, best first.
         found: that pool.
-        before: the slots by their place.
-        length: of the slate.
+        before: the slots by their place on the page.
+        page: its places.
     """
     taken = {slot.row for slot in before.values()}
     rows = ((position, int(found.rows[position])) for position in order)
     upcoming = iter([Slot(position, row) for position, row in rows if row not in taken])
-    slate: list[Slot] = []
-    while len(slate) < length:
-        slot = before.get(len(slate)) or next(upcoming, None)
-        if slot is None:
-            break
-        slate.append(slot)
-    return slate
+    slots = (before.get(place) or next(upcoming, None) for place in range(page))
+    return [slot for slot in slots if slot is not None]
 
 
 def _arms(live: LiveRelease, owed: Mapping[str, int]) -> Rows:
@@ -315,21 +310,21 @@ def _pool(
     )
 
 
-def _allowed(pool: Pool, upcoming: Sequence[Slot], visit: Visit) -> NDArray[np.bool_]:
-    """[arms] what this visitor may be shown and is not shown anyway."""
+def _allowed(pool: Pool, shown: Set[int], visit: Visit) -> NDArray[np.bool_]:
+    """[arms] what this visitor may be shown and is not shown anyway; `shown` are catalogue rows."""
     live, rows = visit.live, pool.rows
     allowed = (rows >= 0) & live.available[rows] & live.shown_in(visit.region)[rows]
     allowed &= filters.inside(visit.ask, live, rows)
-    shown, known = {slot.row for slot in upcoming}, visit.seen.union(visit.anchors)
+    known = visit.seen.union(visit.anchors)
     each = zip(rows.tolist(), pool.item_ids.tolist(), strict=True)
     allowed &= np.fromiter((row not in shown and item_id not in known for row, item_id in each), bool, len(rows))
     return np.asarray(allowed)
 
 
 def _fitting(
-    pool: Pool, slate: Sequence[Slot], upcoming: Sequence[Slot], places: Rows, visit: Visit
+    pool: Pool, before: Sequence[int], upcoming: Sequence[Slot], places: Rows, visit: Visit
 ) -> NDArray[np.bool_]:
-    """[arms] those that keep the category rules in any exploration slot of the next page.
+    """[arms] those that keep the category rules in any exploration slot of the page.
 
     Nobody knows yet which arm a slot gets, so an arm fits if it would in every slot, and beside as many of its own
     general category as there are slots.
@@ -337,7 +332,7 @@ def _fitting(
     live, rules, page = visit.live, visit.surface.rules, visit.ask.count
     if visit.ask.category:
         return np.ones(len(pool.rows), bool)
-    before = [slot.row for slot in slate[-rules.max_run :]] if rules.max_run else []
+    before = before[-rules.max_run :] if rules.max_run else []
     ahead = [slot.row for slot in upcoming[: page - len(places) + rules.max_run]]
     fits, categories = np.ones(len(pool.rows), bool), live.categories[pool.rows]
     if rules.max_share < 1:
@@ -355,7 +350,7 @@ def _fitting(
 
 
 def _page(upcoming: list[Slot], chosen: Choice, places: Rows, page: int, pool: Pool, features: Floats) -> list[Slot]:
-    """The next page: the arms in their places, the order in the others, which it takes out of `upcoming`."""
+    """The arms in their places, the order in the others."""
     policy = {"name": chosen.policy, "version": chosen.version, "edition": chosen.edition}
     found = zip(places.tolist(), chosen.rows.tolist(), chosen.propensities.tolist(), strict=False)
     explored = {

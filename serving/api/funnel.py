@@ -12,8 +12,6 @@ A new visitor's home page is what is popular where they are: that is the rung `t
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
@@ -23,48 +21,20 @@ from models import rerank
 from models.rerank import Filtered
 from recsys.inference import Deed
 from recsys.settings import Settings
-from serving.api import dossiers, filters, ordering, quality, reasons, sources
+from serving.api import dossiers, filters, ordering, quality, sources
 from serving.api.calls import Calls
 from serving.api.contract import Ask, Rung
 from serving.api.dossiers import Dossier
-from serving.api.explore import Explorer, Slot
+from serving.api.explore import Explorer
 from serving.api.live import LiveRelease
+from serving.api.ordering import Ordered
+from serving.api.slate import Slate
 from serving.api.sources import candidates
 from serving.api.sources.candidates import Pool
 from serving.api.surfaces import MODELS, SourceName, Surface
 from serving.api.trace import Trace
 from serving.api.trending import Trending
 from serving.api.visit import Snapshot, Visit
-
-
-class Shown(NamedTuple):
-    """One item of a slate, as it is kept for later pages.
-
-    Attributes:
-        score: of the stage that ordered it; 0 for an item that explores.
-        propensity: how likely its place was to show it, given the places before.
-        policy: name, version and edition of the policy that explored with it; empty where the order placed it.
-        context: what its outcome will teach with, see `serving.api.contexts`; empty where the order placed it.
-    """
-
-    item_id: str
-    score: float
-    source: str
-    sources: Sequence[str]
-    reason: str
-    propensity: float
-    policy: Mapping[str, str]
-    context: Sequence[float] = ()
-
-
-@dataclass(frozen=True)
-class Slate:
-    """The items for all pages of one request, best first; `quality` is the share of candidates that was looked at."""
-
-    rung: Rung
-    items: list[Shown]
-    degraded: bool = False
-    quality: float = 1.0
 
 
 class Funnel:
@@ -77,8 +47,8 @@ class Funnel:
     async def slate(
         self, ask: Ask, surface: Surface, last_item: str, live: LiveRelease, trace: Trace
     ) -> tuple[Slate, Dossier]:
-        """All items for a request, in order, and all that was known of the candidates; fewer items than asked for
-        only where the catalogue has no more."""
+        """The pages for a request, none laid out so far, and all that was known of the candidates; there are fewer
+        items than asked for only where the catalogue has no more."""
         visit, stranger = await self._visit(ask, surface, last_item, live, trace)
         wanted, share = self._affordable(surface.newcomer if stranger and surface.newcomer else surface.sources, visit)
         behind = dict.fromkeys(surface.backfill, self._settings.api.slate)
@@ -97,17 +67,13 @@ class Funnel:
         if answer is not None:
             pool, rung = pool.scored(answer.scores), Rung.RANKED
         with trace.timed("rerank"):
-            length = self._settings.api.slate
-            order = ordering.ordered(pool, len(answer.scores) if answer else 0, visit, length)
-            slots = self._explorer.mixed(order.made.order.tolist(), pool, visit, length)
-            trace.facts |= {
-                "relaxed": dict(order.made.relaxed),
-                "changed": order.changed | dict(order.made.changed),
-                "explored": sum(1 for slot in slots if slot.policy),
-            }
-            arms = self._explorer.arms(live)
-            dossier = dossiers.made(everyone, retrieval, found, pool, answer, order, slots, rung, arms, visit)
-            return Slate(rung, _shown(slots, pool, live), degraded=bool(trace.falls), quality=share), dossier
+            order = ordering.ordered(pool, len(answer.scores) if answer else 0, visit)
+            dossier = dossiers.made(everyone, retrieval, found, answer, order, rung, share)
+            return self.pages(order, trace.request_id), dossier
+
+    def pages(self, order: Ordered, request_id: str, before: Sequence[int] = ()) -> Slate:
+        """The pages of candidates that are in order, see `Slate`."""
+        return Slate(order, self._explorer, request_id, self._settings.api.slate, before)
 
     def again(self, asked: Snapshot, surface: Surface, live: LiveRelease) -> Visit:
         """A request of the past, for whoever explains or replays it."""
@@ -152,33 +118,3 @@ class Funnel:
         found = rerank.filtered(masks, len(pool))
         visit.trace.facts |= {"candidates": len(pool), "dropped": found.dropped}
         return found
-
-
-def _shown(slots: Sequence[Slot], pool: Pool, live: LiveRelease) -> list[Shown]:
-    """The slate in the words of a response."""
-    placed = iter(_placed([slot for slot in slots if not slot.policy], pool, live))
-    return [_explored(slot, live) if slot.policy else next(placed) for slot in slots]
-
-
-def _placed(slots: Sequence[Slot], pool: Pool, live: LiveRelease) -> list[Shown]:
-    """Those that the order placed."""
-    at = [slot.position for slot in slots]
-    columns = pool.scores[at], pool.part[at], pool.place[at], live.catalogue.ids[pool.rows[at]]
-    values = zip(slots, pool.tags(at), *(column.tolist() for column in columns), strict=True)
-    return [
-        Shown(
-            item_id,
-            round(score, 6),
-            pool.parts[part].source,
-            tags,
-            reasons.of(pool.parts[part], place, slot.row, live),
-            1.0,
-            {},
-        )
-        for slot, tags, score, part, place, item_id in values
-    ]
-
-
-def _explored(slot: Slot, live: LiveRelease) -> Shown:
-    item_id, reason = str(live.catalogue.ids[slot.row]), reasons.explored(slot.row, live)
-    return Shown(item_id, 0.0, "explore", ["explore"], reason, slot.propensity, slot.policy, slot.context)

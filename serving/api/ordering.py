@@ -4,7 +4,8 @@ Relevance is on one scale: the ranker's scores where it served, and otherwise th
 Candidates behind the ranked ones continue below the least of these.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,44 +22,69 @@ VIEWED = 5  # of the items of this moment, how many of the last the session rule
 
 @dataclass(frozen=True, eq=False)
 class Ordered:
-    """An order of a pool.
+    """Candidates in order of relevance, for one page after another.
 
     Attributes:
+        pool: the candidates.
         relevance: [n] after the score rules.
-        made: the arrangement.
         changed: candidates whose score a score rule changed, by rule.
+        visit: the request.
     """
 
+    pool: Pool
     relevance: Floats
-    made: Arrangement
-    changed: dict[str, int]
+    changed: Mapping[str, int]
+    visit: Visit
+
+    def page(self, shown: Sequence[int], *, tell_held: bool = False) -> tuple[NDArray[np.int64], Arrangement]:
+        """The candidates of the next page, and what the category rules and diversity did.
+
+        Args:
+            shown: catalogue rows on the pages before, in order; not all need be candidates.
+            tell_held: whether `held` is wanted.
+
+        Returns:
+            Positions in the pool, and the arrangement, whose `held` is [n].
+        """
+        live, count, before = self.visit.live, self.visit.ask.count, len(shown)
+        rules = self.visit.surface.rules.of_page
+        if self.visit.ask.category:
+            rules = rerank.NO_RULES  # a page of one category has too much of it by its purpose
+        rows, relevance, left = self.pool.rows, self.relevance, np.arange(len(self.pool))
+        if before:
+            earlier = np.array(shown, np.int64)
+            place = dict(zip(rows.tolist(), relevance.tolist(), strict=True))
+            left = np.flatnonzero(~np.isin(rows, earlier))
+            rows = np.concatenate([earlier, rows[left]])
+            relevance = np.concatenate([[place.get(row, 0.0) for row in shown], relevance[left]])
+        made = rerank.arranged(
+            relevance,
+            live.categories[rows],
+            live.tops[rows],
+            live.vectors[rows] if rules.diversity != "none" else None,
+            length=count,
+            page=count,
+            rules=rules,
+            before=before,
+            tell_held=tell_held,
+        )
+        if before and tell_held:
+            held = np.full(len(self.pool), rerank.NOT_HELD, np.int8)
+            held[left] = made.held[before:]
+            made = replace(made, held=held)
+        return left[made.order - before], made
 
 
-def ordered(pool: Pool, ranked: int, visit: Visit, length: int, *, tell_held: bool = False) -> Ordered:
-    """Apply the rules of the surface.
+def ordered(pool: Pool, ranked: int, visit: Visit) -> Ordered:
+    """Apply the score rules of the surface.
 
     Args:
         pool: candidates, the first `ranked` with the ranker's scores.
         ranked: 0 where the ranker did not serve.
         visit: the request.
-        length: slots to fill.
-        tell_held: whether `made.held` is wanted.
     """
-    live, rules = visit.live, visit.surface.rules.of_page
-    if visit.ask.category:
-        rules = rerank.NO_RULES  # a page of one category has too much of it by its purpose
     adjusted = factors.adjusted(relevance(pool, ranked), _factors(pool, visit))
-    made = rerank.arranged(
-        adjusted.relevance,
-        live.categories[pool.rows],
-        live.tops[pool.rows],
-        live.vectors[pool.rows] if rules.diversity != "none" else None,
-        length=length,
-        page=visit.ask.count,
-        rules=rules,
-        tell_held=tell_held,
-    )
-    return Ordered(adjusted.relevance, made, dict(adjusted.changed))
+    return Ordered(pool, adjusted.relevance, adjusted.changed, visit)
 
 
 def relevance(pool: Pool, ranked: int) -> Floats:

@@ -1,9 +1,10 @@
 """Pages of one request: a cursor that cannot be forged, and the slate that it points into.
 
-The first page keeps its whole slate in Redis (`page:<id>`, JSON, gone after `api.page_seconds`), so later
-pages are consistent whatever was trained, bought or switched meanwhile, and never repeat an item. Nothing waits for
-the write: until it is done, the slate is read from memory. Where Redis has lost it, the page is computed again from
-the offset, and a note says so.
+The first page keeps its whole slate in Redis (`page:<id>`, gone after `api.page_seconds`): the pages so far, and the
+candidates that later ones are laid out of. So these are consistent whatever was trained, bought or switched meanwhile,
+and never repeat an item. Nothing waits for the write: until it is done, the slate is read from memory. Where Redis has
+lost it, the page is computed again from the offset, and a note says so. `why:<request id>` has the id of the slate that
+a request was answered from, for whoever asks about it.
 
 A cursor is base64url of `<id>.<offset>.<count>.<issued>.<digest of the parameters>` and an HMAC under a secret that
 all API processes of an installation share.
@@ -14,20 +15,17 @@ import hashlib
 import hmac
 import secrets
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-
-import orjson
 
 from feature_repo import online
 from recsys.settings import Settings
 from serving.api import auth
-from serving.api.contract import Ask, Rung
-from serving.api.funnel import Shown, Slate
+from serving.api.contract import Ask
+from serving.api.dossiers import Dossier
 from serving.api.outbox import Outbox
 from serving.api.problems import Problem
 from serving.api.shelf import Shelf
-from serving.api.trace import Exposure
 
 FIRST = ("", "0")
 MAC_BYTES = 16
@@ -44,27 +42,9 @@ class Cursor:
     asked: str
 
 
-@dataclass(frozen=True)
-class Kept:
-    """A slate as it was kept: with the release and the request that made it, and the experiments that it is part of."""
-
-    release_id: str
-    request_id: str
-    slate: Slate
-    exposures: list[Exposure] = field(default_factory=list)
-
-    def pack(self) -> bytes:
-        slate = self.slate
-        head = [self.release_id, self.request_id, slate.rung, slate.degraded, slate.quality]
-        items, exposures = ([list(row) for row in rows] for rows in (slate.items, self.exposures))
-        return orjson.dumps([*head, items, exposures])
-
-    @staticmethod
-    def unpack(data: bytes) -> "Kept":
-        """What `pack` wrote. Raises ValueError or TypeError for what another version of it wrote."""
-        release_id, request_id, rung, degraded, quality, items, exposures = orjson.loads(data)
-        slate = Slate(Rung(rung), [Shown(*item) for item in items], degraded, quality)
-        return Kept(release_id, request_id, slate, [Exposure(*exposure) for exposure in exposures])
+def new_id() -> str:
+    """The id of a slate: nobody can guess it."""
+    return secrets.token_urlsafe(9)
 
 
 def asked(ask: Ask) -> str:
@@ -77,23 +57,28 @@ class Pages:
     """Keeps slates and checks cursors."""
 
     def __init__(self, settings: Settings, store: online.AsyncClient, outbox: Outbox) -> None:
-        self._seconds = settings.api.page_seconds
-        self._shelf = Shelf(store, outbox, "page", self._seconds, settings.api.online_deadline_ms / 1000)
+        self._seconds, explained = settings.api.page_seconds, settings.api.explain_seconds
+        self._slates = Shelf(store, outbox, "page", max(self._seconds, explained))
+        self._requests = Shelf(store, outbox, "why", explained)
         self._secret = _secret(Path(settings.storage.root) / "run" / "cursor_secret")
 
-    def keep(self, kept: Kept) -> str:
-        """Begin to keep a slate; returns its id."""
-        slate_id = secrets.token_urlsafe(9)
-        self._shelf.put(slate_id, kept.pack())
-        return slate_id
+    def keep(self, slate_id: str, dossier: Dossier) -> None:
+        """Begin to keep a slate, in place of what was kept of it."""
+        self._slates.put(slate_id, dossier.pack())
 
-    async def find(self, slate_id: str, left: float) -> Kept | None:
-        """A kept slate; None if Redis does not have it or does not answer, in `left` seconds at the latest."""
-        data = await self._shelf.get(slate_id, left)
-        try:
-            return None if data is None else Kept.unpack(data)
-        except (ValueError, TypeError):  # kept by another version of this service, minutes ago
-            return None
+    def answered(self, request_id: str, slate_id: str) -> None:
+        """Begin to keep from which slate a request was answered; a caller may send one id with every page."""
+        self._requests.put(request_id, slate_id.encode())
+
+    async def find(self, slate_id: str, within: float) -> Dossier | None:
+        """A kept slate; None if Redis does not have it or does not answer in so many seconds."""
+        data = await self._slates.get(slate_id, within)
+        return None if data is None else Dossier.unpack(data)
+
+    async def behind(self, request_id: str, within: float) -> Dossier | None:
+        """The slate that a request was answered from; None as for `find`, each of two reads within so many seconds."""
+        slate_id = await self._requests.get(request_id, within)
+        return None if slate_id is None else await self.find(slate_id.decode(), within)
 
     def token(self, cursor: Cursor) -> str:
         parts = (cursor.slate_id, cursor.offset, cursor.count, cursor.issued, cursor.asked)

@@ -23,7 +23,6 @@ from serving.api.live import LiveRelease
 from serving.api.metrics import Metrics
 from serving.api.outbox import Outbox
 from serving.api.pages import Pages
-from serving.api.shelf import Shelf
 from serving.api.surfaces import Surface
 from serving.api.watcher import Watcher
 
@@ -45,7 +44,6 @@ class Parts:
     experiments: File[Book]
     funnel: Funnel
     pages: Pages
-    dossiers: Shelf
     outbox: Outbox
     decisions: Decisions
     receiver: Receiver
@@ -91,7 +89,13 @@ def build(settings: Settings, metrics: Metrics) -> Parts:
         settings=settings,
         metrics=metrics,
         limits=Limits(store, settings.api.burst_seconds, metrics),
-        watcher=Watcher(root, loaded, lambda: book.value.releases(datetime.now(UTC)), changed.lay),
+        watcher=Watcher(
+            root,
+            loaded,
+            lambda: book.value.releases(datetime.now(UTC)),
+            changed.lay,
+            remembers=settings.api.page_seconds,
+        ),
         changed=changed,
         client=client,
         store=store,
@@ -101,7 +105,6 @@ def build(settings: Settings, metrics: Metrics) -> Parts:
         explorer=explorer,
         funnel=Funnel(settings, calls, explorer),
         pages=Pages(settings, store, outbox),
-        dossiers=Shelf(store, outbox, "why", settings.api.explain_seconds, settings.api.explain_deadline_ms / 1000),
         outbox=outbox,
         decisions=Decisions(settings, metrics),
         receiver=Receiver(settings, event_log, store, metrics, explorer.learn),

@@ -70,9 +70,10 @@ def leaf(path: str) -> str:
 
 
 def _personal(candidates: Candidates, place: int, row: int, live: LiveRelease) -> str:
-    if candidates.evidence is None or candidates.evidence_events is None:
+    if candidates.because is None:
         return NEUTRAL
-    item_id, did = candidates.evidence[place], DID.get(candidates.evidence_events[place])
+    cause = candidates.because[place]
+    item_id, did = candidates.causes[cause], DID.get(candidates.cause_events[cause])
     known = live.catalogue.row_of.get(item_id)
     if did is None or known is None:
         return NEUTRAL

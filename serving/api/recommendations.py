@@ -3,20 +3,21 @@
 import math
 import time
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import orjson
 from fastapi import APIRouter, Depends, Header, Request, Response
 
-from serving.api import auth, deadline, explain, pages, treatment
-from serving.api.contract import Ask, Id, Page
+from serving.api import auth, deadline, dossiers, ordering, pages, treatment
+from serving.api.contract import Ask, Id, Page, Rung
 from serving.api.dossiers import Dossier
-from serving.api.funnel import Shown, Slate
 from serving.api.live import LiveRelease
-from serving.api.pages import Cursor, Kept
+from serving.api.pages import Cursor
 from serving.api.parts import Parts
 from serving.api.problems import Problem, documented
+from serving.api.slate import Shown, Slate
 from serving.api.surfaces import About, Surface
 from serving.api.trace import Trace
 
@@ -67,23 +68,88 @@ async def page(ask: Ask, last_item: str, parts: Parts, trace: Trace) -> dict[str
     surface = _surface(ask, parts)
     _check(ask, surface, live)
     cursor = parts.pages.read(ask)
-    kept = await parts.pages.find(cursor.slate_id, trace.left()) if cursor else None
-    if kept is None:
+    made = await _kept(cursor, live, parts, trace) if cursor else None
+    if made is None:
         if cursor:
             trace.notes.append("the ranking of the first page is lost; this page was made anew and may repeat items")
         # A page that is made anew is in the experiments that were on at its first page.
         now = datetime.fromtimestamp(cursor.issued if cursor else time.time(), UTC)
-        live, slate, dossier = await _slate(ask, surface, last_item, live, now, parts, trace)
-        kept = Kept(live.release_id, trace.request_id, slate, trace.exposures)
-        parts.dossiers.put(trace.request_id, dossier.pack())
-    else:
-        trace.exposures = kept.exposures
-        live = parts.watcher.holding(kept.release_id) or live
-        if trace.request_id != kept.request_id:  # a caller may send one id with every page
-            parts.dossiers.put(trace.request_id, explain.reference(kept.request_id))
-    if kept.release_id != live.release_id:
-        trace.notes.append(f"this page comes from the earlier release {kept.release_id}")
-    return _respond(ask, last_item, live, parts, trace, cursor, kept)
+        made = await _new(ask, surface, last_item, live, now, cursor, parts, trace)
+    parts.pages.answered(trace.request_id, made.slate_id)
+    if parts.watcher.holding(made.dossier.facts.release_id) is None:
+        trace.notes.append(f"this page comes from the earlier release {made.dossier.facts.release_id}")
+    return _respond(ask, last_item, made, parts, trace, cursor)
+
+
+class Made(NamedTuple):
+    """A slate whose pages reach as far as was asked.
+
+    Attributes:
+        slate_id: under which it is kept.
+        dossier: all that is known of it.
+        live: the release that its items are described by.
+    """
+
+    slate_id: str
+    dossier: Dossier
+    live: LiveRelease
+
+
+async def _kept(cursor: Cursor, live: LiveRelease, parts: Parts, trace: Trace) -> Made | None:
+    """The slate of a cursor; None where it is lost, or its next page is asked for and the release that made it is."""
+    within = min(parts.settings.api.online_deadline_ms / 1000, trace.left())
+    dossier = await parts.pages.find(cursor.slate_id, within)
+    if dossier is None:
+        return None
+    trace.exposures, end = list(dossier.facts.exposures), cursor.offset + cursor.count
+    own = parts.watcher.remembered(dossier.facts.release_id)
+    if not dossier.holds(end):
+        if own is None:
+            return None
+        slate = await _resumed(dossier, own, parts, trace)
+        dossier = _laid_out(dossier, slate, end, parts, trace)
+        parts.pages.keep(cursor.slate_id, dossier)
+    return Made(cursor.slate_id, dossier, own or live)
+
+
+async def _resumed(dossier: Dossier, live: LiveRelease, parts: Parts, trace: Trace) -> Slate:
+    """The pages behind those that are laid out, of the same candidates for the same shopper."""
+    facts = dossier.facts
+    visit = replace(parts.funnel.again(facts.visit, Surface(**facts.visit.surface), live), trace=trace)
+    if parts.explorer.explores(visit, len(facts.items)):
+        # What was kept tells only of the arms of the page before whether the shopper has watched them.
+        known = await parts.calls.shopper(visit.ask.user_id, visit.ask.session_id, live, trace)
+        if known:
+            visit = replace(visit, shopper=replace(visit.shopper, watched=visit.shopper.watched | known.watched))
+    pool, ranked = dossiers.pool(dossier, dossier.score[dossier.ranked], live)
+    return parts.funnel.pages(ordering.ordered(pool, ranked, visit), facts.visit.request_id, dossier.shown(live))
+
+
+async def _new(
+    ask: Ask,
+    surface: Surface,
+    last_item: str,
+    live: LiveRelease,
+    now: datetime,
+    cursor: Cursor | None,
+    parts: Parts,
+    trace: Trace,
+) -> Made:
+    """A new slate, for the first page or for one that is lost."""
+    live, slate, dossier = await _slate(ask, surface, last_item, live, now, parts, trace)
+    dossier = _laid_out(dossier, slate, (cursor.offset if cursor else 0) + ask.count, parts, trace)
+    slate_id = pages.new_id()
+    parts.pages.keep(slate_id, dossier)
+    return Made(slate_id, dossier, live)
+
+
+def _laid_out(dossier: Dossier, slate: Slate, end: int, parts: Parts, trace: Trace) -> Dossier:
+    """The same with pages up to so many items."""
+    with trace.timed("rerank"):
+        while not dossier.holds(end):
+            arms = parts.explorer.arms(slate.visit.live)
+            dossier = dossier.with_page(slate.page(), arms, slate.visit, ended=slate.ended)
+    return dossier
 
 
 def _check_count(ask: Ask, parts: Parts) -> None:
@@ -153,32 +219,30 @@ async def _slate(
 
 
 def _respond(
-    ask: Ask, last_item: str, live: LiveRelease, parts: Parts, trace: Trace, cursor: Cursor | None, kept: Kept
+    ask: Ask, last_item: str, made: Made, parts: Parts, trace: Trace, cursor: Cursor | None
 ) -> dict[str, object]:
-    first = cursor.offset if cursor else 0
-    if kept.slate.quality < 1:
-        trace.notes.append(
-            f"the models are slow now, so {kept.slate.quality:.0%} of the usual candidates were looked at"
-        )
-    # A later page was arranged up to ten minutes ago: what has left the catalogue since then is left out.
-    shown = [item for item in kept.slate.items[first : first + ask.count] if live.shows(item.item_id)]
+    first, facts = cursor.offset if cursor else 0, made.dossier.facts
+    if facts.quality < 1:
+        trace.notes.append(f"the models are slow now, so {facts.quality:.0%} of the usual candidates were looked at")
+    # What was found up to ten minutes ago may have left the catalogue since then.
+    shown = [item for item in facts.items[first : first + ask.count] if made.live.shows(item.item_id)]
     body: dict[str, object] = {
-        "items": _items(shown, live),
-        "cursor": _next(ask, parts, cursor, kept, first + ask.count, trace),
+        "items": _items(shown, made.live),
+        "cursor": _next(ask, parts, cursor, made, first + ask.count),
         "request_id": trace.request_id,
-        "release_id": kept.release_id,
+        "release_id": facts.release_id,
         "surface": ask.surface,
-        "rung": kept.slate.rung,
-        "degraded": kept.slate.degraded,
-        "quality": kept.slate.quality,
+        "rung": facts.rung,
+        "degraded": facts.degraded,
+        "quality": facts.quality,
         "missing": list(trace.missing),
         "variants": {met.experiment: met.variant for met in trace.exposures if not met.missed},
         "notes": [*trace.notes, *treatment.notes(trace.exposures)],
     }
     explored = {item.item_id: item.context for item in shown if item.policy}
     parts.explorer.shown(trace.request_id, explored, ask.user_id or ask.session_id)
-    parts.decisions.write(ask, last_item, kept.release_id, kept.slate.rung, shown, first, trace)
-    _count(ask, kept, shown, parts, trace)
+    parts.decisions.write(ask, last_item, facts.release_id, facts.rung, shown, first, trace)
+    _count(ask, facts.rung, shown, parts, trace)
     return body
 
 
@@ -203,18 +267,17 @@ def described(row: int, live: LiveRelease) -> dict[str, object]:
     }
 
 
-def _next(ask: Ask, parts: Parts, cursor: Cursor | None, kept: Kept, offset: int, trace: Trace) -> str | None:
+def _next(ask: Ask, parts: Parts, cursor: Cursor | None, made: Made, offset: int) -> str | None:
     """The cursor of the next page; None on the last one."""
-    if offset >= len(kept.slate.items):
+    if made.dossier.facts.ended and offset >= len(made.dossier.facts.items):
         return None
-    if cursor is None:
-        cursor = Cursor(parts.pages.keep(kept), 0, ask.count, int(time.time()), pages.asked(ask))
-    return parts.pages.token(Cursor(cursor.slate_id, offset, cursor.count, cursor.issued, cursor.asked))
+    issued, asked = (cursor.issued, cursor.asked) if cursor else (int(time.time()), pages.asked(ask))
+    return parts.pages.token(Cursor(made.slate_id, offset, ask.count, issued, asked))
 
 
-def _count(ask: Ask, kept: Kept, shown: list[Shown], parts: Parts, trace: Trace) -> None:
+def _count(ask: Ask, rung: Rung, shown: list[Shown], parts: Parts, trace: Trace) -> None:
     metrics = parts.metrics
-    metrics.pages.labels(ask.surface, kept.slate.rung).inc()
+    metrics.pages.labels(ask.surface, rung).inc()
     for rule, count in trace.facts.get("dropped", {}).items():
         metrics.filtered.labels(rule).inc(count)
     for rule, count in trace.facts.get("relaxed", {}).items():

@@ -5,7 +5,6 @@ and the arms of exploration are those of now. So on a platform that nothing has 
 otherwise what differs says what was changed. Sources and filters are not asked again: the record has what they said.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Annotated, Any, Literal
@@ -16,14 +15,15 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from recsys.inference import HEADS, RankingResponse
-from serving.api import auth, dossiers, explain, explore, ordering
+from serving.api import auth, dossiers, explain, ordering
 from serving.api.contract import Id
 from serving.api.dossiers import Dossier
 from serving.api.explore import Slot
 from serving.api.live import LiveRelease
+from serving.api.ordering import Ordered
 from serving.api.parts import Parts
 from serving.api.problems import Problem, documented
-from serving.api.sources.candidates import Pool
+from serving.api.slate import Shown
 from serving.api.surfaces import Surface
 from serving.api.visit import Visit
 
@@ -43,7 +43,7 @@ class Place(BaseModel):
 class Difference(BaseModel):
     """A place that shows something else, or the same with another score."""
 
-    position: int = Field(description="place in all pages, from 0")
+    position: int = Field(description="place in all pages so far, from 0")
     recorded: Place | None = Field(description="null where the page ended before")
     replayed: Place | None = Field(description="null where the page ends before")
 
@@ -56,7 +56,7 @@ class Replay(BaseModel):
     surface: str
     rung: str
     same: bool = Field(description="every place shows the same item with the same score")
-    places: int = Field(description="of all pages of the request")
+    places: int = Field(description="of the pages that the request has had so far")
     exploration: Exploration = Field(
         description="its slots were drawn again, or taken as recorded, because more is known of the arms since"
     )
@@ -69,13 +69,13 @@ class Made:
     """A slate made once more.
 
     Attributes:
-        slots: of the slate.
+        items: of its pages.
         scores: the ranker's by item id.
         exploration: how its exploration slots came about.
         because: what has changed since.
     """
 
-    slots: list[Slot]
+    items: list[Shown]
     scores: dict[str, float]
     exploration: Exploration
     because: list[str]
@@ -107,7 +107,7 @@ async def replay(
         surface=dossier.facts.surface,
         rung=dossier.facts.rung,
         same=not differences,
-        places=len(dossier.slate),
+        places=len(dossier.facts.items),
         exploration=made.exploration,
         differences=differences,
         because=(made.because or ["the catalogue or the program has changed since"]) if differences else [],
@@ -123,11 +123,10 @@ async def _made(dossier: Dossier, live: LiveRelease, parts: Parts) -> Made:
     gone = len(dossier.kept) - len(pool)
     if gone:
         told.append(f"{gone} candidates have left the catalogue since")
-    order = ordering.ordered(pool, ranked, visit, len(dossier.slate))
-    slots, exploration = _explored(order.made.order.tolist(), pool, dossier, visit, parts)
+    items, exploration = _laid_out(ordering.ordered(pool, ranked, visit), dossier, parts)
     ids = dossier.ids(dossier.rows[dossier.ranked[: len(scores)]], live)
     by_id = dict(zip(ids.tolist(), scores.tolist(), strict=True))
-    return Made(slots, by_id, exploration, [*because, *told])
+    return Made(items, by_id, exploration, [*because, *told])
 
 
 def _surface(dossier: Dossier, parts: Parts) -> tuple[Surface, list[str]]:
@@ -186,32 +185,38 @@ def _rescored(dossier: Dossier, answer: RankingResponse, same: NDArray[np.bool_]
     return []
 
 
-def _explored(
-    order: Sequence[int], pool: Pool, dossier: Dossier, visit: Visit, parts: Parts
-) -> tuple[list[Slot], Exploration]:
-    """The slate, and how its exploration slots came about. Another edition of the arms would draw others by chance, so
-    those of the record stay; without items that have left the catalogue."""
-    length, arms = len(dossier.slate), parts.explorer.arms(visit.live)
-    if visit.surface.explore is None or dossier.facts.edition == (arms.edition if arms else ""):
-        slots = parts.explorer.mixed(order, pool, visit, length)
-        return slots, "drawn again" if any(slot.policy for slot in slots) else "none"
-    rows = visit.live.catalogue.rows(dossier.ids(dossier.slate, visit.live)).tolist()
-    policies = {int(place): policy for place, policy in dossier.facts.policies.items() if rows[int(place)] >= 0}
-    before = {place: Slot(-1, rows[place], policy["propensity"], policy) for place, policy in policies.items()}
-    return explore.as_before(order, pool, before, length), "as recorded" if before else "none"
+def _laid_out(order: Ordered, dossier: Dossier, parts: Parts) -> tuple[list[Shown], Exploration]:
+    """The pages, and how their exploration slots came about. Another edition of the arms would draw others by chance,
+    so those of the record stay; without items that have left the catalogue."""
+    facts, arms = dossier.facts, parts.explorer.arms(order.visit.live)
+    slate = parts.funnel.pages(order, facts.visit.request_id)
+    edition = arms.edition if arms else ""
+    if order.visit.surface.explore is None or all(drawn == edition for drawn in facts.editions):
+        items = [item for _ in facts.editions for item in slate.page()]
+        return items, "drawn again" if any(item.policy for item in items) else "none"
+    pages = (_explored(dossier, page, order.visit.live) for page in range(len(facts.editions)))
+    items = [item for explored in pages for item in slate.page_with(explored)]
+    return items, "as recorded" if any(item.policy for item in items) else "none"
+
+
+def _explored(dossier: Dossier, page: int, live: LiveRelease) -> dict[int, Slot]:
+    """The exploration slots of a page by their place on it, without items that have left the catalogue."""
+    count = dossier.facts.count
+    recorded = enumerate(dossier.facts.items[page * count : (page + 1) * count])
+    rows = ((place, item, live.catalogue.row_of.get(item.item_id)) for place, item in recorded if item.policy)
+    return {place: Slot(-1, row, item.propensity, item.policy) for place, item, row in rows if row is not None}
 
 
 def _differences(dossier: Dossier, made: Made, live: LiveRelease) -> list[Difference]:
     """The places that show something else, or the same with another score."""
     ids = dossier.ids(dossier.rows[dossier.ranked], live).tolist()
     scores = dict(zip(ids, dossier.score[dossier.ranked].tolist(), strict=True))
-    shown = enumerate(dossier.ids(dossier.slate, live).tolist())
-    then = [_place(item_id, scores, str(place) in dossier.facts.policies) for place, item_id in shown]
-    now = [_place(str(live.catalogue.ids[slot.row]), made.scores, bool(slot.policy)) for slot in made.slots]
+    then = [_place(item, scores) for item in dossier.facts.items]
+    now = [_place(item, made.scores) for item in made.items]
     pairs = enumerate(zip_longest(then, now))
     return [Difference(position=place, recorded=was, replayed=will) for place, (was, will) in pairs if was != will]
 
 
-def _place(item_id: str, scores: dict[str, float], explores: bool) -> Place:
-    score = None if explores else scores.get(item_id)
-    return Place(item_id=item_id, score=None if score is None else float(f"{score:.6g}"))
+def _place(item: Shown, scores: dict[str, float]) -> Place:
+    score = None if item.policy else scores.get(item.item_id)
+    return Place(item_id=item.item_id, score=None if score is None else float(f"{score:.6g}"))

@@ -28,12 +28,11 @@ class Shelf:
         outbox: by which values go there.
         prefix: of the keys.
         seconds: that a value is kept.
-        deadline: seconds that a reader waits for Redis.
     """
 
-    def __init__(self, store: online.AsyncClient, outbox: Outbox, prefix: str, seconds: int, deadline: float) -> None:
+    def __init__(self, store: online.AsyncClient, outbox: Outbox, prefix: str, seconds: int) -> None:
         self._store, self._outbox = store, outbox
-        self._prefix, self._seconds, self._deadline = prefix, seconds, deadline
+        self._prefix, self._seconds = prefix, seconds
         self._writing: dict[str, bytes] = {}
         self._keeps = True  # as far as the last write tells; a line for each that fails would be all that a log shows
 
@@ -44,17 +43,17 @@ class Shelf:
             done = self._outbox.put(f"{self._prefix}:{key}", packed(value), self._seconds)
             done.add_done_callback(partial(self._written, key))
 
-    async def get(self, key: str, left: float = float("inf")) -> bytes | None:
+    async def get(self, key: str, within: float) -> bytes | None:
         """A kept value; None if Redis does not have it or does not answer, or another version of this service kept it.
 
         Args:
             key: as it was put.
-            left: seconds that the caller can wait.
+            within: seconds that the caller waits.
         """
         if key in self._writing:
             return self._writing[key]
         try:
-            async with asyncio.timeout(min(self._deadline, left)):
+            async with asyncio.timeout(within):
                 [found] = await self._store.ask(("GET", f"{self._prefix}:{key}"))
                 return None if found is None else unpacked(found)
         except (redis.RedisError, OSError, TimeoutError):

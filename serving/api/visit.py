@@ -82,13 +82,8 @@ class Visit:
             visitor=visitor,
         )
 
-    def snapshot(self, arms: Sequence[str] | NDArray[np.object_]) -> "Snapshot":
-        """What the same request can be made of again.
-
-        Args:
-            arms: items that it might have explored with. Of what the shopper watched, only these are asked about again,
-                and somebody may have watched thousands.
-        """
+    def snapshot(self) -> "Snapshot":
+        """What the same request can be made of again; what the shopper watched is added as far as it matters."""
         return Snapshot(
             self.trace.request_id,
             self.at,
@@ -99,7 +94,6 @@ class Visit:
             self.shopper.stated,
             [deed.encode() for deed in self.recent],
             len(self.shopper.recent),
-            sorted(self.shopper.watched.intersection(arms)),
         )
 
     @property
@@ -141,8 +135,8 @@ class Snapshot:
         surface: as it was then, variants included.
         variants: by experiment, those that made the page.
         profile, stated: of the shopper.
-        watched: of what the shopper watched, what might have been explored with.
         recent: events of this moment; the first `arrived` of them are the shopper's, the others the request's own.
+        watched: of what the shopper watched, what might have been explored with.
     """
 
     request_id: str
@@ -154,7 +148,7 @@ class Snapshot:
     stated: Sequence[str]
     recent: Sequence[str]
     arrived: int
-    watched: Sequence[str]
+    watched: Sequence[str] = ()
 
     @staticmethod
     def read(raw: Mapping[str, Any]) -> "Snapshot":

@@ -45,6 +45,8 @@ class Watcher:
         lay: lays the changes of the catalogue over a release.
         current: what serves; None before the first release.
         standing: a wanted release that the other colour holds.
+        retired: what served before, and until when it is kept, by the clock of the event loop.
+        remembers: seconds that a release is kept for, once it serves no more: cursors into its pages are good.
     """
 
     root: Path
@@ -53,6 +55,8 @@ class Watcher:
     lay: Callable[[LiveRelease], Awaitable[LiveRelease]] = _as_shipped
     current: LiveRelease | None = None
     standing: LiveRelease | None = None
+    retired: list[tuple[LiveRelease, float]] = field(default_factory=list)
+    remembers: float = 0.0
     _stamp: tuple[int, int] = (0, 0)
     _not_before: float = 0.0
     _stand_not_before: float = 0.0
@@ -80,17 +84,27 @@ class Watcher:
             self._stamp = stamp
             if found is not None:
                 await self.on_load(found)
+                self._retire(self.current)
                 self.current = await self.lay(found)
                 log.info("release %s serves, colour %s", found.release_id, found.release.colour)
             return found is not None
 
     @property
-    def held(self) -> list[LiveRelease]:
-        """The releases that a request may be answered from."""
+    def serving(self) -> list[LiveRelease]:
+        """The releases that a colour holds, from which a request may be answered."""
         return [found for found in (self.current, self.standing) if found is not None]
+
+    @property
+    def held(self) -> list[LiveRelease]:
+        """The same, and those from which earlier pages were answered."""
+        return [*self.serving, *(found for found, _ in self.retired)]
 
     def holding(self, release_id: str) -> LiveRelease | None:
         """A release that a colour holds; None if none does."""
+        return next((found for found in self.serving if found.release_id == release_id), None)
+
+    def remembered(self, release_id: str) -> LiveRelease | None:
+        """A release that a page may have been answered from while its cursor is good; None if it is not known still."""
         return next((found for found in self.held if found.release_id == release_id), None)
 
     async def stand(self) -> None:
@@ -99,14 +113,17 @@ class Watcher:
         wanted, clock = self.wanted(), asyncio.get_running_loop().time()
         async with self._lock:
             if self.current is None or not wanted:
+                self._retire(self.standing)
                 self.standing = None
             elif clock >= self._stand_not_before:
                 try:
                     found = await asyncio.to_thread(self._other, release.Releases(self.root), wanted)
                     if found is not self.standing:
+                        self._retire(self.standing)
                         self.standing = None if found is None else await self.lay(found)
                 except UNUSABLE as error:
                     log.error("the release of an experiment cannot be served, the live one serves: %s", error)
+                    self._retire(self.standing)
                     self.standing, self._stand_not_before = None, clock + RETRY_SECONDS
 
     async def relay(self) -> None:
@@ -116,11 +133,18 @@ class Watcher:
                 self.current = await self.lay(self.current)
             if self.standing is not None:
                 self.standing = await self.lay(self.standing)
+            self.retired = [(await self.lay(found), until) for found, until in self.retired]
 
     async def look(self) -> None:
-        """Take what is new, of either colour."""
+        """Take what is new, of either colour, and let go of what has been retired for long enough."""
         await self.refresh()
         await self.stand()
+        clock = asyncio.get_running_loop().time()
+        self.retired = [(found, until) for found, until in self.retired if until > clock]
+
+    def _retire(self, found: LiveRelease | None) -> None:
+        if found is not None:
+            self.retired.append((found, asyncio.get_running_loop().time() + self.remembers))
 
     def _load(self, releases: release.Releases) -> LiveRelease | None:
         found = releases.live()

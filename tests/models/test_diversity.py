@@ -98,11 +98,30 @@ def allowed(case: Case, chosen: list[int], left: set[int]) -> set[int]:
     return left - full - long or left - long or left - full or left
 
 
-@given(cases())
-def test_each_slot_holds_what_a_plain_implementation_puts_there(case: Case) -> None:
+def one_by_one(case: Case) -> list[int]:
+    """The pages, each arranged when those before it are shown."""
+    shown: list[int] = []
+    while len(shown) < min(case.length, len(case.relevance)):
+        order = np.array([*shown, *(k for k in range(len(case.relevance)) if k not in shown)])
+        made = rerank.arranged(
+            case.relevance[order],
+            case.categories[order],
+            case.tops[order],
+            case.vectors[order],
+            length=min(case.page, case.length - len(shown)),
+            page=case.page,
+            rules=case.rules,
+            before=len(shown),
+        )
+        shown += order[made.order].tolist()
+    return shown
+
+
+@given(cases(), st.booleans())
+def test_each_slot_holds_what_a_plain_implementation_puts_there(case: Case, at_once: bool) -> None:
     chosen: list[int] = []
     left = set(range(len(case.relevance)))
-    for position in case.arranged().order.tolist():
+    for position in case.arranged().order.tolist() if at_once else one_by_one(case):
         values = {candidate: worth(case, chosen, candidate) for candidate in allowed(case, chosen, left)}
         assert position in values
         assert values[position] >= max(values.values()) - 1e-4, "but for rounding, it is the best"

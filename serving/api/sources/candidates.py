@@ -27,7 +27,7 @@ class Candidates:
         item_ids: [n] str.
         scores: [n] float32, comparable within the source only.
         scope, key: which list, where the source has several; for the item-to-item sources, `key` is the item.
-        evidence, evidence_events: [n] for "personal", see RetrievalResponse.
+        because, causes, cause_events: for "personal", see RetrievalResponse.
         query: [dim] the vector that `scores` are dot products with; None where they are none.
         visitor: who asks, as retrieval knew them, for the ranker; "" where retrieval was not asked.
     """
@@ -38,8 +38,9 @@ class Candidates:
     scores: NDArray[np.float32]
     scope: str = ""
     key: str = ""
-    evidence: NDArray[np.object_] | None = None
-    evidence_events: NDArray[np.object_] | None = None
+    because: NDArray[np.integer] | None = None
+    causes: Sequence[str] | NDArray[np.object_] = ()
+    cause_events: Sequence[str] | NDArray[np.object_] = ()
     query: NDArray[np.float32] | None = None
     visitor: str = ""
 

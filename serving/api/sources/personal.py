@@ -18,8 +18,9 @@ async def propose(visit: Visit, quota: int) -> list[Candidates] | None:
             Rung.RETRIEVAL,
             found.item_ids,
             found.scores,
-            evidence=found.evidence,
-            evidence_events=found.evidence_events,
+            because=found.because,
+            causes=found.causes,
+            cause_events=found.cause_events,
             query=found.query,
             visitor=found.visitor,
         )

@@ -308,6 +308,12 @@ async def world(online_settings: Settings) -> AsyncIterator[World]:
 
 
 @pytest.fixture
+async def nothing_to_explore(world: World) -> None:
+    """For tests of what the order places."""
+    world.app.state.parts.explorer.pool = None
+
+
+@pytest.fixture
 async def fragile(settings: Settings, own_redis: RedisServer) -> AsyncIterator[World]:
     """The same, and a Redis that the test may kill."""
     made = patient(settings)

@@ -17,6 +17,7 @@ async def test_ready_names_the_release(world: Any) -> None:
 
 
 @pytest.mark.services
+@pytest.mark.usefixtures("nothing_to_explore")
 async def test_metrics_count_what_happened_and_name_nobody(world: Any) -> None:
     await world.page(user_id="ann", count=3)
     await world.get(surface="category")

@@ -13,7 +13,10 @@ from feature_repo import transforms
 from recsys.inference import HEADS, RankingResponse
 from recsys.settings import Settings
 from serving.api import followed
-from serving.api.dossiers import Dossier, Facts
+from serving.api.contract import Rung
+from serving.api.dossiers import Dossier, Facts, Proposer
+from serving.api.slate import Shown
+from serving.api.trace import Exposure
 from serving.api.visit import Snapshot
 
 pytestmark = pytest.mark.services
@@ -85,7 +88,7 @@ async def test_an_item_that_was_not_good_enough_says_by_how_much(short: Any) -> 
     page = await short.page(user_id="ann", count=20)
     found = await why(short, page, "i57")
     assert found["verdict"] == "outranked"
-    assert found["because"].endswith("the slate has 20 places")
+    assert found["because"].endswith("the pages so far have 20 places")
     assert found["missed_by"] > 0
 
 
@@ -160,10 +163,11 @@ async def test_a_page_that_no_model_ranked_has_no_features(world: Any) -> None:
 
 async def test_a_record_of_another_version_is_as_good_as_none(world: Any) -> None:
     page = await world.page(user_id="ann", count=5)
-    shelf = world.app.state.parts.dossiers
-    await world.app.state.parts.outbox.flush()
-    data = await shelf.get(page["request_id"])
-    shelf.put(page["request_id"], data.replace(b'"edition"', b'"version"'))
+    pages = world.app.state.parts.pages
+    kept = await pages.behind(page["request_id"], 1.0)
+    other = replace(kept, facts=replace(kept.facts, visit=replace(kept.facts.visit, surface={"about": "nothing"})))
+    pages.keep("other", other)
+    pages.answered(page["request_id"], "other")
     answer = await world.http.get(f"/api/v1/explain/{page['request_id']}", params={"item_id": "i4"})
     assert (answer.status_code, answer.json()["type"]) == (404, "urn:recsys:problem:unknown-request")
 
@@ -203,20 +207,23 @@ def test_a_dossier_is_read_as_it_was_kept(n: int, dim: int) -> None:
     rng = np.random.default_rng(n)
     asked, surface = {"user_id": "ann"}, {"about": "shopper", "phase": 1, "sources": {"popular": 10}}
     visit = Snapshot("q", 7.5, asked, surface, {}, {"items": ["i1"]}, ["Toys"], ["7\tview\ti2"], 1, ["i1"])
+    shown = [
+        Shown("i1", 0.25, "personal", ["personal", "feed"], "Picked for you", 1.0, {}, []),
+        Shown("ü", 0.0, "explore", ["explore"], "Exploring", 0.5, {"name": "thompson"}, [0.25]),
+    ]
     facts = Facts(
-        "r1", "home", "ranked", "ann", ["personal"], ["seen"], 5, {"3": {"name": "thompson"}}, {"new": 7}, "e1",
-        '{"é": 1}', visit,
+        "r1", "home", Rung.RANKED, "ann", True, 0.5, [Proposer("popular", "region", "Norway")], ["seen"], 5, {"new": 7},
+        '{"é": 1}', ["", "i9"], ["", "view"], visit, [Exposure("e", "a", "user")], shown, ["e1"], True,
     )  # fmt: skip
-    floats = [rng.random(shape).astype(np.float32) for shape in (n, (n, 4), n, n)]
-    small = np.full(n, -1, np.int8)
+    own, retrieval, heads, score, relevance = (rng.random(s).astype(np.float32) for s in (n, n, (n, 4), n, n))
     kept = Dossier(
-        facts, np.arange(n, dtype=np.int32), np.ones(n, np.uint32), small, *floats,
-        np.arange(n, dtype=np.int32), rng.random(dim).astype(np.float32),
+        facts, np.arange(n, dtype=np.int32), np.ones(n, np.uint32), np.ones(n, np.int16), np.full(n, -1, np.int8),
+        own, retrieval, heads, score, relevance, rng.random(dim).astype(np.float32),
     )  # fmt: skip
     found = Dossier.unpack(kept.pack())
     assert found is not None
     assert found.facts == facts
-    for name in ("rows", "proposed", "dropped", "retrieval", "heads", "score", "relevance", "slate", "query"):
+    for name in ("rows", "proposed", "because", "dropped", "own", "retrieval", "heads", "score", "relevance", "query"):
         np.testing.assert_array_equal(getattr(found, name), getattr(kept, name), strict=True)
 
 

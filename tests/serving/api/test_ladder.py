@@ -19,6 +19,7 @@ def reasons(page: dict[str, Any]) -> set[str]:
     return {item["reason"] for item in page["items"]}
 
 
+@pytest.mark.usefixtures("nothing_to_explore")
 async def test_ranker_down_the_order_is_that_of_retrieval(world: Any) -> None:
     await world.ranking.stop()
     page = await world.page(user_id="ann", count=3)
@@ -69,6 +70,7 @@ async def test_a_deadline_that_is_none_is_refused(world: Any, given: str, status
     assert answer.json()["detail"].startswith("x-deadline-ms: Input should be")
 
 
+@pytest.mark.usefixtures("nothing_to_explore")
 async def test_retrieval_down_the_page_is_trending_and_begins_with_the_favourite_category(world: Any) -> None:
     await world.retrieval.stop()
     page = await world.page(user_id="ann", count=5)
@@ -81,6 +83,7 @@ async def test_retrieval_down_the_page_is_trending_and_begins_with_the_favourite
     assert [item["reason"] for item in page["items"]][:2] == ["Trending in Toys"] * 2
 
 
+@pytest.mark.usefixtures("nothing_to_explore")
 async def test_retrieval_down_a_precomputed_feed_is_better_than_trending(world: Any, shop: Any) -> None:
     from feature_repo import online
 
@@ -175,6 +178,7 @@ async def test_scores_that_are_no_numbers_are_a_fall_not_an_order(world: Any) ->
     assert (page["rung"], page["items"][0]["item_id"]) == ("retrieval", "i59")
 
 
+@pytest.mark.usefixtures("nothing_to_explore")
 async def test_the_decision_log_holds_the_page_whole(world: Any) -> None:
     page = await world.page(user_id="ann", count=2)
     world.app.state.parts.decisions.close()

@@ -70,14 +70,14 @@ async def test_a_reader_that_gave_up_holds_nobody_up(store: Any) -> None:
 async def test_without_redis_a_shelf_forgets_and_is_never_full(caplog: pytest.LogCaptureFixture) -> None:
     store = online.connect_async(DEAD)
     outbox = Outbox(store)
-    kept = Shelf(store, outbox, "page", 60, 0.1)
+    kept = Shelf(store, outbox, "page", 60)
     for round_ in range(2):
         for n in range(shelf.WRITES + 10):
             kept.put(f"k{n}", b"%d" % round_)
-        assert await kept.get("k7") == b"%d" % round_  # from memory, while it is under way
+        assert await kept.get("k7", 0.1) == b"%d" % round_  # from memory, while it is under way
         await outbox.flush()
         await asyncio.sleep(0)
-        assert await kept.get("k7") is None
+        assert await kept.get("k7", 0.1) is None
     assert caplog.text.count("values of page are not kept until further notice") == 1
     await store.aclose()
 
@@ -85,7 +85,7 @@ async def test_without_redis_a_shelf_forgets_and_is_never_full(caplog: pytest.Lo
 async def test_a_shelf_says_once_that_it_keeps_again(store: Any, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     outbox = Outbox(store)
-    kept = Shelf(store, outbox, "page", -1, 0.1)  # Redis refuses to keep for less than nothing
+    kept = Shelf(store, outbox, "page", -1)  # Redis refuses to keep for less than nothing
     for seconds in (-1, -1, 60, 60):
         kept._seconds = seconds
         kept.put("k", b"1")

@@ -24,7 +24,8 @@ def release(settings: Settings, shop: Any) -> live.LiveRelease:
 def personal(evidence: str, event: str) -> Candidates:
     """i8, a Toy, because of the evidence."""
     one = np.ones(1, np.float32)
-    return Candidates("personal", Rung.RETRIEVAL, strings(["i8"]), one, "", "", strings([evidence]), strings([event]))
+    because = np.zeros(1, np.int32)
+    return Candidates("personal", Rung.RETRIEVAL, strings(["i8"]), one, "", "", because, [evidence], [event])
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.services
+pytestmark = [pytest.mark.services, pytest.mark.usefixtures("nothing_to_explore")]
 
 
 def ids(page: dict[str, Any]) -> list[str]:

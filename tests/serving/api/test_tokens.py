@@ -187,6 +187,7 @@ def bearer(**changes: Any) -> dict[str, str]:
 
 
 @pytest.mark.services
+@pytest.mark.usefixtures("nothing_to_explore")
 async def test_a_token_opens_the_pages_of_its_own_user(world: Any) -> None:
     expected = (await world.page(user_id="ann", count=5))["items"]
     assert (await world.page(count=5, headers=bearer()))["items"] == expected  # whose else
