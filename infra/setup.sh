@@ -30,6 +30,11 @@ grep -q 'libgomp\.so\.1 ' <(/sbin/ldconfig -p) || missing+=(libgomp1) # LightGBM
 [ "${1:-}" != test ] || command -v chromium >/dev/null || missing+=(chromium)
 [ "${#missing[@]}" = 0 ] || install_packages "${missing[@]}"
 
+# Debian's is built with profile-guided and link-time optimisation: a request takes a twentieth less CPU than with one
+# that was compiled plainly.
+python=/usr/bin/python3.11
+[ -x "$python" ] || python=python3.11
+
 [ -x .venv-tools/bin/uv ] || { say "installing uv"; python3.11 -m venv .venv-tools && .venv-tools/bin/pip install -q uv; }
 
 # sync ENVIRONMENT LOCK: make the environment hold exactly what the lock says.
@@ -38,7 +43,7 @@ sync() {
     sum=$(sha256sum "$2" | cut -d' ' -f1)
     if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$sum" ]; then return; fi
     say "installing $1 from $2"
-    [ -x "$1/bin/python" ] || .venv-tools/bin/uv venv -q --python python3.11 "$1"
+    [ -x "$1/bin/python" ] || .venv-tools/bin/uv venv -q --python "$python" "$1"
     .venv-tools/bin/uv pip sync -q --python "$1/bin/python" --compile-bytecode "$2"
     if [ "$1" = .venv ]; then
         .venv-tools/bin/uv pip install -q --python .venv/bin/python --no-deps --no-build-isolation -e .
