@@ -35,6 +35,18 @@ class Proposer(NamedTuple):
     key: str
 
 
+class Laid(NamedTuple):
+    """What chance had to do with a page.
+
+    Attributes:
+        edition: of the arms that it might explore with; "" where there were none.
+        watched: those of them that the shopper had watched. Only these are kept; somebody may have watched thousands.
+    """
+
+    edition: str
+    watched: Sequence[str]
+
+
 @dataclass(frozen=True)
 class Facts:
     """What is the same for all candidates.
@@ -51,7 +63,7 @@ class Facts:
         visit: who asked for what, so that it can be asked again.
         exposures: the experiments that concern the request.
         items: of the pages so far, in order.
-        editions: of the arms that each page may explore with; "" where there were none.
+        laid: of each page so far.
         ended: whether there are no more pages.
     """
 
@@ -71,7 +83,7 @@ class Facts:
     visit: Snapshot
     exposures: Sequence[Exposure] = ()
     items: Sequence[Shown] = ()
-    editions: Sequence[str] = ()
+    laid: Sequence[Laid] = ()
     ended: bool = False
 
     @staticmethod
@@ -79,7 +91,7 @@ class Facts:
         """From JSON. Raises KeyError, TypeError or ValueError for what another version wrote."""
         read = dict(raw)
         read["rung"], read["visit"] = Rung(raw["rung"]), Snapshot.read(raw["visit"])
-        for name, kind in (("parts", Proposer), ("exposures", Exposure), ("items", Shown)):
+        for name, kind in (("parts", Proposer), ("exposures", Exposure), ("items", Shown), ("laid", Laid)):
             read[name] = [kind(*row) for row in raw[name]]
         return Facts(**read)
 
@@ -118,20 +130,13 @@ class Dossier:
 
         Args:
             items: of the page.
-            arms: that it may explore with. Of what the shopper watched, only these are kept, for whoever makes the page
-                again; somebody may have watched thousands.
+            arms: that it may explore with.
             visit: the request.
             ended: whether it is the last page.
         """
-        facts = self.facts
-        watched = visit.shopper.watched.intersection(arms.item_ids) if arms else ()
-        facts = replace(
-            facts,
-            visit=replace(facts.visit, watched=sorted({*facts.visit.watched, *watched})),
-            items=[*facts.items, *items],
-            editions=[*facts.editions, arms.edition if arms else ""],
-            ended=ended,
-        )
+        facts, watched = self.facts, visit.shopper.watched.intersection(arms.item_ids) if arms else ()
+        laid = Laid(arms.edition if arms else "", sorted(watched))
+        facts = replace(facts, items=[*facts.items, *items], laid=[*facts.laid, laid], ended=ended)
         return replace(self, facts=facts)
 
     def holds(self, items: int) -> bool:

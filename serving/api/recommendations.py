@@ -119,8 +119,7 @@ async def _resumed(dossier: Dossier, live: LiveRelease, parts: Parts, trace: Tra
     if parts.explorer.explores(visit, len(facts.items)):
         # What was kept tells only of the arms of the page before whether the shopper has watched them.
         known = await parts.calls.shopper(visit.ask.user_id, visit.ask.session_id, live, trace)
-        if known:
-            visit = replace(visit, shopper=replace(visit.shopper, watched=visit.shopper.watched | known.watched))
+        visit = visit.watched(known.watched if known else facts.laid[-1].watched)
     pool, ranked = dossiers.pool(dossier, dossier.score[dossier.ranked], live)
     return parts.funnel.pages(ordering.ordered(pool, ranked, visit), facts.visit.request_id, dossier.shown(live))
 

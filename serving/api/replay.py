@@ -191,10 +191,10 @@ def _laid_out(order: Ordered, dossier: Dossier, parts: Parts) -> tuple[list[Show
     facts, arms = dossier.facts, parts.explorer.arms(order.visit.live)
     slate = parts.funnel.pages(order, facts.visit.request_id)
     edition = arms.edition if arms else ""
-    if order.visit.surface.explore is None or all(drawn == edition for drawn in facts.editions):
-        items = [item for _ in facts.editions for item in slate.page()]
+    if order.visit.surface.explore is None or all(page.edition == edition for page in facts.laid):
+        items = [item for page in facts.laid for item in slate.page(page.watched)]
         return items, "drawn again" if any(item.policy for item in items) else "none"
-    pages = (_explored(dossier, page, order.visit.live) for page in range(len(facts.editions)))
+    pages = (_explored(dossier, page, order.visit.live) for page in range(len(facts.laid)))
     items = [item for explored in pages for item in slate.page_with(explored)]
     return items, "as recorded" if any(item.policy for item in items) else "none"
 

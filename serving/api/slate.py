@@ -3,7 +3,7 @@
 Few shoppers look at a second page, and to lay it out takes as long as the first.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -62,13 +62,17 @@ class Slate:
         """Whether there are no more pages."""
         return len(self._rows) >= self._most or bool(np.isin(self._order.pool.rows, self._rows).all())
 
-    def page(self) -> list[Shown]:
-        """The next page, shorter than asked for if it is the last one. The trace says what the rules did."""
+    def page(self, watched: Collection[str] | None = None) -> list[Shown]:
+        """The next page, shorter than asked for if it is the last one. The trace says what the rules did.
+
+        Args:
+            watched: the arms that the shopper has watched; None: the visit says it.
+        """
+        visit = self.visit if watched is None else self.visit.watched(watched)
         order, made = self._order.page(self._rows)
-        request = f"{self._request_id}/{len(self._rows) // self.visit.ask.count}"
-        slots = self._explorer.mixed(request, order.tolist(), self._order.pool, self._rows, self.visit)
-        shown = self._taken(slots)
-        self.visit.trace.facts |= {
+        request = f"{self._request_id}/{len(self._rows) // visit.ask.count}"
+        shown = self._taken(self._explorer.mixed(request, order.tolist(), self._order.pool, self._rows, visit))
+        visit.trace.facts |= {
             "relaxed": dict(made.relaxed),
             "changed": {**self._order.changed, **made.changed},
             "explored": sum(1 for item in shown if item.policy),

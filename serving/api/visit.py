@@ -1,7 +1,7 @@
 """A request with all that its sources need: who asks, for what, of which release; and what is kept of it."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,10 @@ class Visit:
     calls: Calls
     trending: Trending
     trace: Trace
+
+    def watched(self, items: Collection[str]) -> "Visit":
+        """The same of a shopper who has watched these, and no others that matter."""
+        return replace(self, shopper=replace(self.shopper, watched=frozenset(items)))
 
     @property
     def region(self) -> str:
@@ -83,7 +87,7 @@ class Visit:
         )
 
     def snapshot(self) -> "Snapshot":
-        """What the same request can be made of again; what the shopper watched is added as far as it matters."""
+        """What the same request can be made of again."""
         return Snapshot(
             self.trace.request_id,
             self.at,
@@ -128,7 +132,7 @@ class Visit:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A visit in values that JSON holds, without its candidates and without the ways to other parts.
+    """A visit in values that JSON holds, without its candidates, what the shopper watched, and the ways to other parts.
 
     Attributes:
         request_id, at, ask: of the visit; parameters that were left out are left out here.
@@ -136,7 +140,6 @@ class Snapshot:
         variants: by experiment, those that made the page.
         profile, stated: of the shopper.
         recent: events of this moment; the first `arrived` of them are the shopper's, the others the request's own.
-        watched: of what the shopper watched, what might have been explored with.
     """
 
     request_id: str
@@ -148,7 +151,6 @@ class Snapshot:
     stated: Sequence[str]
     recent: Sequence[str]
     arrived: int
-    watched: Sequence[str] = ()
 
     @staticmethod
     def read(raw: Mapping[str, Any]) -> "Snapshot":
@@ -161,5 +163,5 @@ class Snapshot:
         """The request once more, on a surface as it is now or was then."""
         recent = tuple(map(Deed.decode, self.recent))
         profile: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in self.profile.items()}
-        shopper = Shopper(Profile(**profile), tuple(self.stated), recent[: self.arrived], frozenset(self.watched))
+        shopper = Shopper(Profile(**profile), tuple(self.stated), recent[: self.arrived])
         return Visit(Ask(**self.ask), surface, shopper, recent, live, self.at, calls, trending, Trace(self.request_id))

@@ -14,7 +14,7 @@ from recsys.inference import HEADS, RankingResponse
 from recsys.settings import Settings
 from serving.api import followed
 from serving.api.contract import Rung
-from serving.api.dossiers import Dossier, Facts, Proposer
+from serving.api.dossiers import Dossier, Facts, Laid, Proposer
 from serving.api.slate import Shown
 from serving.api.trace import Exposure
 from serving.api.visit import Snapshot
@@ -206,14 +206,14 @@ async def test_a_release_that_serves_no_more_explains_nothing(world: Any, shop: 
 def test_a_dossier_is_read_as_it_was_kept(n: int, dim: int) -> None:
     rng = np.random.default_rng(n)
     asked, surface = {"user_id": "ann"}, {"about": "shopper", "phase": 1, "sources": {"popular": 10}}
-    visit = Snapshot("q", 7.5, asked, surface, {}, {"items": ["i1"]}, ["Toys"], ["7\tview\ti2"], 1, ["i1"])
+    visit = Snapshot("q", 7.5, asked, surface, {}, {"items": ["i1"]}, ["Toys"], ["7\tview\ti2"], 1)
     shown = [
         Shown("i1", 0.25, "personal", ["personal", "feed"], "Picked for you", 1.0, {}, []),
         Shown("ü", 0.0, "explore", ["explore"], "Exploring", 0.5, {"name": "thompson"}, [0.25]),
     ]
     facts = Facts(
         "r1", "home", Rung.RANKED, "ann", True, 0.5, [Proposer("popular", "region", "Norway")], ["seen"], 5, {"new": 7},
-        '{"é": 1}', ["", "i9"], ["", "view"], visit, [Exposure("e", "a", "user")], shown, ["e1"], True,
+        '{"é": 1}', ["", "i9"], ["", "view"], visit, [Exposure("e", "a", "user")], shown, [Laid("e1", ["i3"])], True,
     )  # fmt: skip
     own, retrieval, heads, score, relevance = (rng.random(s).astype(np.float32) for s in (n, n, (n, 4), n, n))
     kept = Dossier(

@@ -106,6 +106,18 @@ async def test_a_later_page_is_replayed_with_its_first(world: Any, shown: dict[s
         assert found["exploration"] == "drawn again"
 
 
+async def test_what_was_watched_between_two_pages_is_known_to_the_second_alone(
+    world: Any, shown: dict[str, Any]
+) -> None:
+    drawn = [item["item_id"] for item in shown["items"] if item["source"] == "explore"]
+    sent = {"user_id": "ann", "session_id": "s", "event": "complete", "event_time": "2024-03-01T00:00:00Z"}
+    events = [sent | {"event_id": item_id, "item_id": item_id} for item_id in drawn]
+    assert (await world.http.post("/api/v1/events", json={"events": events})).status_code == 202
+    await world.page(user_id="ann", count=10, exclude=["i6"], cursor=shown["cursor"])
+    found = await replayed(world, shown["request_id"])
+    assert (found["same"], found["places"], found["exploration"]) == (True, 20, "drawn again")
+
+
 async def test_a_rule_that_has_changed_shows_where_and_is_named(world: Any, shown: dict[str, Any]) -> None:
     configure(world, max_share=0.2)
     found = await replayed(world, shown["request_id"])
