@@ -144,9 +144,9 @@ class Dossier:
         return self.facts.ended or len(self.facts.items) >= items
 
     def shown(self, live: LiveRelease) -> list[int]:
-        """Catalogue rows of the items on the pages so far, but for those that have left the catalogue."""
-        rows = live.catalogue.rows([item.item_id for item in self.facts.items])
-        return [row for row in rows.tolist() if row >= 0]
+        """Catalogue rows of the items on the pages so far; NOWHERE for one that has left the catalogue."""
+        rows: list[int] = live.catalogue.rows([item.item_id for item in self.facts.items]).tolist()
+        return rows
 
     def pack(self) -> bytes:
         arrays = [(f.name, getattr(self, f.name)) for f in fields(self) if f.name != "facts"]
@@ -189,8 +189,8 @@ class Dossier:
         return float(live.vectors[np.array([row])][0] @ self.query) if len(self.query) else float("nan")
 
     def row_then(self, item_id: str, live: LiveRelease) -> int:
-        """The row that an item of the catalogue had; NOWHERE for a new one that was neither candidate nor shown."""
-        now = live.catalogue.row_of[item_id]
+        """The row that an item had; NOWHERE for a new one that was no candidate, and for one that has left."""
+        now = live.catalogue.row_of.get(item_id, NOWHERE)
         return now if now < live.shipped else self.facts.fresh.get(item_id, NOWHERE)
 
     def ids(self, rows: NDArray[np.integer], live: LiveRelease) -> NDArray[np.object_]:
@@ -316,7 +316,7 @@ def _proposer(part: Proposer, dossier: Dossier) -> Candidates:
 
 
 def explained(dossier: Dossier, item_id: str, visit: Visit) -> dict[str, Any]:
-    """Why an item is in the slate, or the first thing that kept it out.
+    """Why an item is on the pages so far, or the first thing that kept it away.
 
     Args:
         dossier: of the request.
@@ -362,7 +362,7 @@ def _verdict(dossier: Dossier, found: NDArray[np.intp], place: int | None, row: 
     rule = _held(dossier, row, visit)
     if rule:
         return {"verdict": "held_back", "rule": rule, "because": f"the rule {rule} let others pass it"}
-    return _outranked(dossier, at, [dossier.row_then(item.item_id, visit.live) for item in dossier.facts.items])
+    return _outranked(dossier, at, visit.live)
 
 
 def _held(dossier: Dossier, row: int, visit: Visit) -> str:
@@ -387,13 +387,17 @@ FILTERS = {
 }
 
 
-def _outranked(dossier: Dossier, at: int, rows: Sequence[int]) -> dict[str, Any]:
-    """By how much it missed the pages so far."""
-    shown = dossier.relevance[np.isin(dossier.rows, rows)]
-    least = float(np.nanmin(shown)) if np.isfinite(shown).any() else float("nan")
+def _outranked(dossier: Dossier, at: int, live: LiveRelease) -> dict[str, Any]:
+    """By how much it missed the places of the pages so far, those aside that explore."""
+    items = dossier.facts.items
+    placed = [dossier.row_then(item.item_id, live) for item in items if not item.policy]
+    relevance = dossier.relevance[np.isin(dossier.rows, placed)]
+    least = float(np.nanmin(relevance)) if np.isfinite(relevance).any() else float("nan")
     better = int((dossier.relevance > dossier.relevance[at]).sum())
+    because = f"{better} candidates are more relevant; the pages so far have {len(items)} places"
+    if len(placed) < len(items):
+        because += f", of which {len(items) - len(placed)} explore"
     gap = _number(least - float(dossier.relevance[at]))
-    because = f"{better} candidates are more relevant; the pages so far have {len(dossier.facts.items)} places"
     return {"verdict": "outranked", "because": because, "missed_by": gap}
 
 

@@ -35,7 +35,7 @@ from serving.api.visit import Visit
 
 log = logging.getLogger(__name__)
 
-EXPLORED = 40  # slots of a slate beyond which nobody explores: few scroll on, and each page's draw takes its time
+EXPLORED = 40  # items of a request beyond which no page explores: few scroll on, and each page's draw takes its time
 REFRESH_SECONDS = 30.0
 VERSION = "1"  # of the constants below; with others it is another policy
 ARMS = 100  # a draw from 200 takes 0.2 ms (bench.bandits), one for each page that explores
@@ -86,7 +86,7 @@ class Pool:
 
 
 class Slot(NamedTuple):
-    """One place of a slate.
+    """One place of a page.
 
     Attributes:
         position: of the candidate in the pool of the request; -1 for an arm.
@@ -104,7 +104,7 @@ class Slot(NamedTuple):
 
 
 class Explorer:
-    """Keeps the arms and mixes them into slates.
+    """Keeps the arms and mixes them into pages.
 
     Attributes:
         pool: the edition that serves; None before the first.
@@ -158,7 +158,7 @@ class Explorer:
             request: id of the page; chance comes from it alone.
             order: positions into the pool of the request, best first, for the whole page.
             found: that pool.
-            before: catalogue rows on the pages before.
+            before: catalogue rows on the pages before; -1 for an item that has left the catalogue.
             visit: the request.
         """
         explore, arms, page = visit.surface.explore, self.arms(visit.live), visit.ask.count
@@ -167,6 +167,8 @@ class Explorer:
             return upcoming
         pool = arms.within(visit.live)
         places = bandits.slots(page, bandits.rate(visit.shopper.interactions, explore.share, explore.newcomer))
+        # On a short last page arms would stand behind its end, one beside the other.
+        places = places[places - np.arange(len(places)) < len(upcoming)]
         if not len(places):
             return upcoming
         allowed = _allowed(pool, {*before, *(slot.row for slot in upcoming)}, visit)
@@ -332,7 +334,7 @@ def _fitting(
     live, rules, page = visit.live, visit.surface.rules, visit.ask.count
     if visit.ask.category:
         return np.ones(len(pool.rows), bool)
-    before = before[-rules.max_run :] if rules.max_run else []
+    before = [row for row in before[-rules.max_run :] if row >= 0] if rules.max_run else []
     ahead = [slot.row for slot in upcoming[: page - len(places) + rules.max_run]]
     fits, categories = np.ones(len(pool.rows), bool), live.categories[pool.rows]
     if rules.max_share < 1:

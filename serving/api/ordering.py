@@ -4,7 +4,7 @@ Relevance is on one scale: the ranker's scores where it served, and otherwise th
 Candidates behind the ranked ones continue below the least of these.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -36,27 +36,30 @@ class Ordered:
     changed: Mapping[str, int]
     visit: Visit
 
-    def page(self, shown: Sequence[int], *, tell_held: bool = False) -> tuple[NDArray[np.int64], Arrangement]:
+    def page(
+        self, shown: Sequence[int], *, without: Collection[int] = (), tell_held: bool = False
+    ) -> tuple[NDArray[np.int64], Arrangement]:
         """The candidates of the next page, and what the category rules and diversity did.
 
         Args:
-            shown: catalogue rows on the pages before, in order; not all need be candidates.
+            shown: catalogue rows on the pages before, in order; not all need be candidates, -1 is nobody.
+            without: catalogue rows that the page may not show.
             tell_held: whether `held` is wanted.
 
         Returns:
             Positions in the pool, and the arrangement, whose `held` is [n].
         """
-        live, count, before = self.visit.live, self.visit.ask.count, len(shown)
+        live, count = self.visit.live, self.visit.ask.count
         rules = self.visit.surface.rules.of_page
         if self.visit.ask.category:
             rules = rerank.NO_RULES  # a page of one category has too much of it by its purpose
-        rows, relevance, left = self.pool.rows, self.relevance, np.arange(len(self.pool))
-        if before:
-            earlier = np.array(shown, np.int64)
-            place = dict(zip(rows.tolist(), relevance.tolist(), strict=True))
-            left = np.flatnonzero(~np.isin(rows, earlier))
-            rows = np.concatenate([earlier, rows[left]])
-            relevance = np.concatenate([[place.get(row, 0.0) for row in shown], relevance[left]])
+        rows, relevance, left, before = self.pool.rows, self.relevance, np.arange(len(self.pool)), 0
+        if shown or without:
+            worth = dict(zip(rows.tolist(), relevance.tolist(), strict=True))
+            earlier = _mattering([row for row in shown if row >= 0], worth, max(rules.window, rules.max_run))
+            before, left = len(earlier), np.flatnonzero(~np.isin(rows, [*shown, *without]))
+            rows = np.concatenate([np.array(earlier, np.int64), rows[left]])
+            relevance = np.concatenate([[worth.get(row, 0.0) for row in earlier], relevance[left]])
         made = rerank.arranged(
             relevance,
             live.categories[rows],
@@ -68,11 +71,19 @@ class Ordered:
             before=before,
             tell_held=tell_held,
         )
-        if before and tell_held:
+        if len(left) < len(self.pool) and tell_held:
             held = np.full(len(self.pool), rerank.NOT_HELD, np.int8)
             held[left] = made.held[before:]
             made = replace(made, held=held)
         return left[made.order - before], made
+
+
+def _mattering(shown: Sequence[int], worth: Mapping[int, float], near: int) -> list[int]:
+    """Of what was shown, all that the next page depends on: the last few, before them the most relevant, which makes
+    the scale."""
+    earlier = shown[-near:]
+    best = max(shown, key=lambda row: worth.get(row, 0.0), default=-1)
+    return [*earlier] if best < 0 or best in earlier else [best, *earlier]
 
 
 def ordered(pool: Pool, ranked: int, visit: Visit) -> Ordered:

@@ -1,10 +1,10 @@
 """Pages of one request: a cursor that cannot be forged, and the slate that it points into.
 
-The first page keeps its whole slate in Redis (`page:<id>`, gone after `api.page_seconds`): the pages so far, and the
-candidates that later ones are laid out of. So these are consistent whatever was trained, bought or switched meanwhile,
-and never repeat an item. Nothing waits for the write: until it is done, the slate is read from memory. Where Redis has
-lost it, the page is computed again from the offset, and a note says so. `why:<request id>` has the id of the slate that
-a request was answered from, for whoever asks about it.
+The first page keeps its whole slate in Redis (`page:<id>`, gone `api.page_seconds` after its last page): the pages so
+far, and the candidates that later ones are laid out of. So these are consistent whatever was trained, bought or
+switched meanwhile, and never repeat an item. Nothing waits for the write: until it is done, the slate is read from
+memory. What Redis has lost is computed again, and a note says so. `slate:<request id>` has the id of the slate that a
+request was answered from, for whoever asks about it.
 
 A cursor is base64url of `<id>.<offset>.<count>.<issued>.<digest of the parameters>` and an HMAC under a secret that
 all API processes of an installation share.
@@ -59,7 +59,7 @@ class Pages:
     def __init__(self, settings: Settings, store: online.AsyncClient, outbox: Outbox) -> None:
         self._seconds, explained = settings.api.page_seconds, settings.api.explain_seconds
         self._slates = Shelf(store, outbox, "page", max(self._seconds, explained))
-        self._requests = Shelf(store, outbox, "why", explained)
+        self._requests = Shelf(store, outbox, "slate", explained)
         self._secret = _secret(Path(settings.storage.root) / "run" / "cursor_secret")
 
     def keep(self, slate_id: str, dossier: Dossier) -> None:

@@ -101,11 +101,14 @@ async def _kept(cursor: Cursor, live: LiveRelease, parts: Parts, trace: Trace) -
     dossier = await parts.pages.find(cursor.slate_id, within)
     if dossier is None:
         return None
-    trace.exposures, end = list(dossier.facts.exposures), cursor.offset + cursor.count
-    own = parts.watcher.remembered(dossier.facts.release_id)
+    facts, end = dossier.facts, cursor.offset + cursor.count
+    trace.exposures = list(facts.exposures)
+    own = parts.watcher.remembered(facts.release_id)
     if not dossier.holds(end):
         if own is None:
             return None
+        if not dossier.holds(cursor.offset):
+            trace.notes.append("the page before is lost; this page may repeat items of it")
         slate = await _resumed(dossier, own, parts, trace)
         dossier = _laid_out(dossier, slate, end, parts, trace)
         parts.pages.keep(cursor.slate_id, dossier)
@@ -120,8 +123,10 @@ async def _resumed(dossier: Dossier, live: LiveRelease, parts: Parts, trace: Tra
         # What was kept tells only of the arms of the page before whether the shopper has watched them.
         known = await parts.calls.shopper(visit.ask.user_id, visit.ask.session_id, live, trace)
         visit = visit.watched(known.watched if known else facts.laid[-1].watched)
-    pool, ranked = dossiers.pool(dossier, dossier.score[dossier.ranked], live)
-    return parts.funnel.pages(ordering.ordered(pool, ranked, visit), facts.visit.request_id, dossier.shown(live))
+    with trace.timed("rerank"):
+        pool, ranked = dossiers.pool(dossier, dossier.score[dossier.ranked], live)
+        order = ordering.ordered(pool, ranked, visit)
+        return parts.funnel.pages(order, facts.visit.request_id, dossier.shown(live))
 
 
 async def _new(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from recsys.inference import HEADS, RankingResponse
-from serving.api import auth, dossiers, explain, ordering
+from serving.api import auth, dossiers, explain, explore, ordering
 from serving.api.contract import Id
 from serving.api.dossiers import Dossier
 from serving.api.explore import Slot
@@ -66,7 +66,7 @@ class Replay(BaseModel):
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """A slate made once more.
+    """The pages made once more.
 
     Attributes:
         items: of its pages.
@@ -115,7 +115,7 @@ async def replay(
 
 
 async def _made(dossier: Dossier, live: LiveRelease, parts: Parts) -> Made:
-    """The slate once more. Raises Problem where ranking does not serve, or the surface is there no more."""
+    """The pages once more. Raises Problem where ranking does not serve, or the surface is there no more."""
     surface, because = _surface(dossier, parts)
     visit = parts.funnel.again(dossier.facts.visit, surface, live)
     scores, told = await _ranked(dossier, visit, parts)
@@ -188,14 +188,19 @@ def _rescored(dossier: Dossier, answer: RankingResponse, same: NDArray[np.bool_]
 def _laid_out(order: Ordered, dossier: Dossier, parts: Parts) -> tuple[list[Shown], Exploration]:
     """The pages, and how their exploration slots came about. Another edition of the arms would draw others by chance,
     so those of the record stay; without items that have left the catalogue."""
-    facts, arms = dossier.facts, parts.explorer.arms(order.visit.live)
-    slate = parts.funnel.pages(order, facts.visit.request_id)
-    edition = arms.edition if arms else ""
-    if order.visit.surface.explore is None or all(page.edition == edition for page in facts.laid):
+    facts, live = dossier.facts, order.visit.live
+    slate, arms = parts.funnel.pages(order, facts.visit.request_id), parts.explorer.arms(live)
+    drawn = facts.laid[: -(-explore.EXPLORED // facts.count)]
+    if order.visit.surface.explore is None or all(page.edition == (arms.edition if arms else "") for page in drawn):
         items = [item for page in facts.laid for item in slate.page(page.watched)]
         return items, "drawn again" if any(item.policy for item in items) else "none"
-    pages = (_explored(dossier, page, order.visit.live) for page in range(len(facts.laid)))
-    items = [item for explored in pages for item in slate.page_with(explored)]
+    pages = [_explored(dossier, page, live) for page in range(len(facts.laid))]
+    every = {slot.row for explored in pages for slot in explored.values()}
+    items = [
+        item
+        for explored in pages
+        for item in slate.page_with(explored, every - {slot.row for slot in explored.values()})
+    ]
     return items, "as recorded" if any(item.policy for item in items) else "none"
 
 

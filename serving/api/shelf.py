@@ -41,7 +41,7 @@ class Shelf:
         if len(self._writing) < WRITES:
             self._writing[key] = value
             done = self._outbox.put(f"{self._prefix}:{key}", packed(value), self._seconds)
-            done.add_done_callback(partial(self._written, key))
+            done.add_done_callback(partial(self._written, key, value))
 
     async def get(self, key: str, within: float) -> bytes | None:
         """A kept value; None if Redis does not have it or does not answer, or another version of this service kept it.
@@ -59,8 +59,9 @@ class Shelf:
         except (redis.RedisError, OSError, TimeoutError):
             return None
 
-    def _written(self, key: str, done: asyncio.Future[None]) -> None:
-        self._writing.pop(key, None)  # two requests may have come with one id
+    def _written(self, key: str, value: bytes, done: asyncio.Future[None]) -> None:
+        if self._writing.get(key) is value:  # and none that came later
+            del self._writing[key]
         if done.cancelled():
             return
         error = done.exception()

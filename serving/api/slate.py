@@ -44,7 +44,7 @@ class Slate:
         explorer: mixes arms into the pages.
         request_id: of the first page; chance comes from it alone.
         most: items of all pages.
-        before: catalogue rows on the pages before, in order.
+        before: catalogue rows on the pages before, in order; -1 for an item that has left the catalogue.
     """
 
     def __init__(
@@ -79,13 +79,18 @@ class Slate:
         }
         return shown
 
-    def page_with(self, explored: Mapping[int, Slot]) -> list[Shown]:
-        """The next page with these exploration slots, by their place on it."""
-        order, _ = self._order.page(self._rows)
+    def page_with(self, explored: Mapping[int, Slot], others: Collection[int]) -> list[Shown]:
+        """The next page with these exploration slots.
+
+        Args:
+            explored: by their place on the page.
+            others: catalogue rows in the exploration slots of other pages.
+        """
+        order, _ = self._order.page(self._rows, without=others)
         return self._taken(explore.as_before(order.tolist(), self._order.pool, explored, self.visit.ask.count))
 
     def _taken(self, slots: Sequence[Slot]) -> list[Shown]:
-        slots = slots[: self._most - len(self._rows)]
+        slots = slots[: max(self._most - len(self._rows), 0)]
         self._rows += [slot.row for slot in slots]
         pool, live = self._order.pool, self.visit.live
         placed = iter(_placed([slot for slot in slots if not slot.policy], pool, live))

@@ -139,12 +139,15 @@ class Watcher:
         """Take what is new, of either colour, and let go of what has been retired for long enough."""
         await self.refresh()
         await self.stand()
-        clock = asyncio.get_running_loop().time()
-        self.retired = [(found, until) for found, until in self.retired if until > clock]
+        clock, serving = asyncio.get_running_loop().time(), {found.release_id for found in self.serving}
+        self.retired = [
+            (found, until) for found, until in self.retired if until > clock and found.release_id not in serving
+        ]
 
     def _retire(self, found: LiveRelease | None) -> None:
         if found is not None:
-            self.retired.append((found, asyncio.get_running_loop().time() + self.remembers))
+            others = [(other, until) for other, until in self.retired if other.release_id != found.release_id]
+            self.retired = [*others, (found, asyncio.get_running_loop().time() + self.remembers)]
 
     def _load(self, releases: release.Releases) -> LiveRelease | None:
         found = releases.live()

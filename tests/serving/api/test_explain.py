@@ -92,6 +92,20 @@ async def test_an_item_that_was_not_good_enough_says_by_how_much(short: Any) -> 
     assert found["missed_by"] > 0
 
 
+async def test_an_item_that_an_exploring_place_displaced_is_told_how_many_explore(world: Any) -> None:
+    page = await world.page(user_id="ann", count=10)
+    explored = sum(item["source"] == "explore" for item in page["items"])
+    world.app.state.parts.explorer.pool = None
+    whole = await world.page(user_id="ann", count=10)
+    displaced = {item["item_id"] for item in whole["items"]} - {item["item_id"] for item in page["items"]}
+    assert len(displaced) == explored > 0
+    for item_id in displaced:
+        found = await why(world, page, item_id)
+        assert found["verdict"] == "outranked"
+        assert found["because"].endswith(f"have 10 places, of which {explored} explore")
+        assert 0 < found["missed_by"] < 1, "beside what the order placed, not beside the arms"
+
+
 @pytest.mark.parametrize("short", [5], indirect=True)
 async def test_an_item_that_a_rule_held_back_names_the_rule(short: Any) -> None:
     page = await short.page(user_id="ann", count=5)  # i0 and i4 are the two Toys that a page of five may have

@@ -196,6 +196,15 @@ async def test_without_the_online_store_the_last_edition_explores_on(fragile: An
     assert explored(await fragile.page(user_id="ann", count=10))
 
 
+async def test_no_arm_stands_behind_the_end_of_a_short_page(world: Any) -> None:
+    world.settings_file().write_text(HOME.replace("personal: 20", "personal: 4") % "thompson")
+    page = await world.page(session_id="somebody", count=20, headers={"X-Last-Item": "i20"})
+    sources = [item["source"] for item in page["items"]]
+    assert sources.count("explore") == 1
+    assert sources[-1] != "explore"
+    assert page["cursor"] is None
+
+
 @pytest.mark.parametrize("policy", ["thompson", "epsilon_greedy", "linear"])
 async def test_where_nothing_is_left_to_explore_the_order_stands(
     world: Any, policy: str, monkeypatch: pytest.MonkeyPatch

@@ -80,6 +80,46 @@ async def test_a_later_page_explores_with_nothing_that_the_shopper_has_watched_s
     assert not after & before
 
 
+async def test_an_item_that_has_left_keeps_its_place_and_changes_no_draw(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(followed, "RECHECK_SECONDS", 0.0)
+    world.settings_file().write_text(EXPLORING.replace("20", "60"))
+    parts, drawn = world.app.state.parts, []
+    mixed = parts.explorer.mixed
+    monkeypatch.setattr(parts.explorer, "mixed", lambda page, *others: drawn.append(page) or mixed(page, *others))
+    new = {"item_id": "new", "title": "New", "category": "Toys > big", "created_at": "2024-02-29T00:00:00Z"}
+    assert (await world.http.put("/api/v1/items", json={"items": [new | {"available": True}]})).status_code == 202
+    await parts.changed.poll(parts.watcher)
+    await parts.explorer.follow(parts.watcher.current)
+    page, found = await world.page(user_id="ann", count=10, headers={"X-Request-ID": "one-request"}), []
+    found.append(page)
+    while "new" not in [item["item_id"] for item in page["items"]]:
+        page = await world.page(user_id="ann", count=10, cursor=page["cursor"])
+        found.append(page)
+    assert (await world.http.delete("/api/v1/items/new")).status_code == 202
+    await parts.changed.poll(parts.watcher)
+    asked = {"item_id": "i13"}
+    assert (await world.http.get("/api/v1/explain/one-request", params=asked)).status_code == 200
+    while page["cursor"]:
+        page = await world.page(user_id="ann", count=10, cursor=page["cursor"])
+        found.append(page)
+    assert drawn == [f"one-request/{number}" for number in range(len(found))]
+    shown = [[item["source"] == "explore" for item in page["items"]] for page in found]
+    assert [any(page) for page in shown] == [True] * 4 + [False] * (len(found) - 4), "none beyond forty items"
+
+
+async def test_a_page_whose_page_before_is_lost_says_so(world: Any) -> None:
+    first = await world.page(user_id="ann", count=10)
+    kept = await world.app.state.parts.pages.behind(first["request_id"], 1.0)
+    second = await world.page(user_id="ann", count=10, cursor=first["cursor"])
+    slate_id = world.app.state.parts.pages.read(Ask(user_id="ann", count=10, cursor=second["cursor"])).slate_id
+    world.app.state.parts.pages.keep(slate_id, kept)  # as if the second had never been kept
+    third = await world.page(user_id="ann", count=10, cursor=second["cursor"])
+    assert len(third["items"]) == 10
+    assert third["notes"] == ["the page before is lost; this page may repeat items of it"]
+
+
 async def test_pages_stay_as_they_were_when_the_ranking_changes_between_them(world: Any) -> None:
     before = await walk(world, user_id="ann", count=10)
     first = await world.page(user_id="ann", count=10)

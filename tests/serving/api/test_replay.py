@@ -198,6 +198,22 @@ async def test_exploration_slots_stay_where_the_arms_are_known_otherwise(world: 
     assert (found["same"], found["exploration"]) == (True, "as recorded")
 
 
+async def test_exploration_slots_of_a_later_page_are_not_shown_on_an_earlier_one(
+    world: Any, shown: dict[str, Any]
+) -> None:
+    second = await world.page(user_id="ann", count=10, exclude=["i6"], cursor=shown["cursor"])
+    arm = next(item["item_id"] for item in second["items"] if item["source"] == "explore")
+    explorer = world.app.state.parts.explorer
+    explorer.pool = replace(explorer.pool, edition="another")
+    lifted = HOME.replace("session: 0.5", "session: 0.5, business: [{items: [ARM], factor: 50}]").replace("ARM", arm)
+    world.settings_file().write_text(lifted % (1.2, 0.5, "thompson"))
+    found = await replayed(world, shown["request_id"])
+    assert found["exploration"] == "as recorded"
+    assert arm not in [
+        difference["replayed"]["item_id"] for difference in found["differences"] if difference["replayed"]
+    ]
+
+
 async def test_a_catalogue_that_has_changed_is_what_is_left_to_be_the_reason(world: Any, shown: dict[str, Any]) -> None:
     explored = next(item for item in shown["items"] if item["source"] == "explore")
     assert (await world.http.delete(f"/api/v1/items/{explored['item_id']}")).status_code == 202
