@@ -4,8 +4,8 @@ Every sorter orders the same candidates of the same requests: the ranker; retrie
 run (popularity, what sells in these days, what the visitor had before, the items that go with it by EASE's weights, or
 by cosines in a large catalogue); and boosted trees fitted on the same features of the same training requests. A
 difference is a mean over requests of the paired difference in NDCG@10; noise means twice its standard error. A ranker
-that does not beat what is free does not earn its place, and the gate says so. XGBoost may be ahead by noise alone;
-LightGBM is shown and does not decide.
+that does not beat what is free does not earn its place, and the gate says so. Retrieval, from whose score the ranker
+starts, and XGBoost may be ahead by noise alone; LightGBM is shown and does not decide.
 """
 
 import logging
@@ -41,7 +41,9 @@ class Params(stage.Params):
     max_forward_ms: float = Field(
         50.0, gt=0, description="largest time of one forward pass of 500 rows, of its fastest tenth"
     )
-    noise: float = Field(2.0, ge=0, description="standard errors that XGBoost may be ahead and still count as equal")
+    noise: float = Field(
+        2.0, ge=0, description="standard errors that retrieval and XGBoost may be ahead and count as equal"
+    )
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def verdict(
         return ["FAILED: no request of the test has anything to find; give the holdout more days"]
     for name in sorted(judged.keys() - {"ranker"}):
         ahead, error = ranking_metrics.mean_and_error(ours - judged[name].at_10)
-        least = {"xgboost": -params.noise * error, "lightgbm": -np.inf}.get(name)
+        least = {"retrieval": -params.noise * error, "xgboost": -params.noise * error, "lightgbm": -np.inf}.get(name)
         fine = ahead > 0 if least is None else ahead >= least
         means = f"NDCG@10 {ours.mean():.4f} against {judged[name].at_10.mean():.4f} of {name}"
         lines.append((fine, f"{means}: {ahead:+.4f} ± {error:.4f} over {len(ours)} requests"))

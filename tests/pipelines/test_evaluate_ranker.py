@@ -85,7 +85,8 @@ GOOD = {head: {"ece": 0.01} for head in ranker.CHAIN}
         ({"xgboost": 0.501}, GOOD, 5.0, True, None),  # half a standard error behind
         ({"xgboost": 0.51}, GOOD, 5.0, True, "xgboost"),
         ({"lightgbm": 0.6}, GOOD, 5.0, True, None),  # is shown and does not decide
-        ({"retrieval": 0.5}, GOOD, 5.0, True, "retrieval"),
+        ({"retrieval": 0.501}, GOOD, 5.0, True, None),
+        ({"retrieval": 0.51}, GOOD, 5.0, True, "retrieval"),
         ({"popularity": 0.6}, GOOD, 5.0, True, "popularity"),
         ({"ease": 0.501}, GOOD, 5.0, True, "ease"),  # what is free has to be beaten, noise or not
         ({}, GOOD | {"cart": {"ece": 0.2}}, 5.0, True, "calibration error of cart 0.2000, limit 0.05"),
