@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
 
-from serving.api import followed, pages, shelf
+from serving.api import followed, ordering, pages, shelf
 from serving.api.contract import Ask
 from serving.api.pages import Cursor
 
@@ -78,6 +78,23 @@ async def test_a_later_page_explores_with_nothing_that_the_shopper_has_watched_s
     after = explored(await world.page(**asked, cursor=cursors[1]))
     assert len(after) == 2
     assert not after & before
+
+
+@pytest.mark.usefixtures("nothing_to_explore")
+@pytest.mark.parametrize("method", ["mmr", "dpp"])
+async def test_what_was_shown_long_ago_changes_no_page(
+    world: Any, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr(followed, "RECHECK_SECONDS", 0.0)
+    rules = f"{{max_run: 2, max_share: 1.0, diversity: {method}, strength: 0.9}}"
+    home = f"home: {{about: shopper, phase: 3, sources: {{personal: 60}}, rules: {rules}}}"
+    world.settings_file().write_text(home)
+    found = await walk(world, user_id="ann", count=5)
+    assert sum(map(len, found)) > 40
+    monkeypatch.setattr(ordering, "_mattering", lambda shown, worth, near: list(shown))
+    assert await walk(world, user_id="ann", count=5) == found
+    monkeypatch.setattr(ordering, "_mattering", lambda shown, worth, near: list(shown[-1:]))
+    assert await walk(world, user_id="ann", count=5) != found, "what is near does"
 
 
 async def test_an_item_that_has_left_keeps_its_place_and_changes_no_draw(
