@@ -32,6 +32,8 @@ JSON: dict[Type, dict[str, Any]] = {
 
 
 class EventType(StrEnum):
+    """What a user did. New types go to the end: a model knows a type by its place."""
+
     IMPRESSION = "impression"
     CLICK = "click"
     VIEW = "view"
@@ -41,34 +43,71 @@ class EventType(StrEnum):
     LIKE = "like"
     SKIP = "skip"
     RATE = "rate"
+    REMOVE_FROM_CART = "remove_from_cart"
+    ADD_TO_WISHLIST = "add_to_wishlist"
+    BEGIN_CHECKOUT = "begin_checkout"
+    SHARE = "share"
+    SEARCH = "search"
+    DISLIKE = "dislike"
+    RETURN = "return"
+    REFUND = "refund"
+    UNSUBSCRIBE = "unsubscribe"
+    UNDO = "undo"
 
 
 EVENT_TYPES: tuple[str, ...] = tuple(EventType)
 
-# How much one event says about taste. Purchase and completion count for more than a click, so that a model
-# cannot win by clickbait; an impression alone and a skip say nothing in favour.
-SIGNAL_WEIGHT: dict[str, float] = {
+# How much one event says in favour of an item. Purchase and completion count for more than a click, so that a model
+# cannot win by clickbait; an impression or a search alone says nothing of an item.
+SIGNAL_WEIGHT: dict[str, float] = dict.fromkeys(EVENT_TYPES, 0.0) | {
     EventType.PURCHASE: 4.0,
     EventType.ADD_TO_CART: 3.0,
+    EventType.BEGIN_CHECKOUT: 3.0,
     EventType.COMPLETE: 3.0,
     EventType.LIKE: 3.0,
+    EventType.ADD_TO_WISHLIST: 2.0,
+    EventType.SHARE: 2.0,
     EventType.RATE: 2.0,
     EventType.CLICK: 1.0,
     EventType.VIEW: 1.0,
-    EventType.IMPRESSION: 0.0,
-    EventType.SKIP: 0.0,
 }
 POSITIVE: tuple[str, ...] = tuple(kind for kind, weight in SIGNAL_WEIGHT.items() if weight > 0)
+
+# How much one event says against an item, on the same scale. A return takes back what its purchase said, a removal from
+# the cart what putting it there said; `undo` takes back every earlier no of the same user to the same item, category or
+# brand.
+DISLIKE_WEIGHT: dict[str, float] = {
+    EventType.DISLIKE: 4.0,
+    EventType.RETURN: 4.0,
+    EventType.REFUND: 4.0,
+    EventType.UNSUBSCRIBE: 4.0,
+    EventType.REMOVE_FROM_CART: 3.0,
+    EventType.SKIP: 1.0,
+}
+NEGATIVE: tuple[str, ...] = tuple(DISLIKE_WEIGHT)
+
+# These need no item: a search has its `query`; one unsubscribes from a `category` or a `brand`, and may undo that.
+ITEM_OPTIONAL: tuple[str, ...] = (EventType.SEARCH, EventType.UNSUBSCRIBE, EventType.UNDO)
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its name, type and whether a row may leave it empty."""
+    """One column: its name, type and whether a row may leave it empty.
+
+    Attributes:
+        optional_for: values of `event` for which a required column may be empty all the same.
+    """
 
     name: str
     type: Type
     required: bool
     doc: str
+    optional_for: tuple[str, ...] = ()
+
+    @property
+    def always(self) -> bool:
+        """Whether every row fills it."""
+        return self.required and not self.optional_for
 
 
 @dataclass(frozen=True)
@@ -84,7 +123,7 @@ class Table:
         return [column.name for column in self.columns]
 
     def arrow(self) -> pa.Schema:
-        return pa.schema([pa.field(c.name, ARROW[c.type], nullable=not c.required) for c in self.columns])
+        return pa.schema([pa.field(c.name, ARROW[c.type], nullable=not c.always) for c in self.columns])
 
     def ddl(self) -> str:
         """The schema as Spark DDL; Spark does not enforce NOT NULL on files, the quality stage does."""
@@ -96,7 +135,7 @@ class Table:
             "title": self.name,
             "type": "object",
             "additionalProperties": False,
-            "required": [c.name for c in self.columns if c.required],
+            "required": [c.name for c in self.columns if c.always],
             "properties": {c.name: JSON[c.type] | {"description": c.doc} for c in self.columns},
         }
 
@@ -117,7 +156,7 @@ EVENTS = Table(
         Column("event_id", "string", True, "unique id; the same id twice is the same event"),
         Column("user_id", "string", False, "empty for an anonymous visitor"),
         Column("session_id", "string", True, "one visit; the only identity of an anonymous visitor"),
-        Column("item_id", "string", True, "the item acted upon"),
+        Column("item_id", "string", True, "the item acted upon; search, unsubscribe and undo need none", ITEM_OPTIONAL),
         Column("event", "string", True, "one of EVENT_TYPES"),
         Column("value", "double", False, "unit price for cart and purchase, stars for rate"),
         Column("quantity", "int", False, "pieces bought or put in the cart"),
@@ -126,6 +165,9 @@ EVENTS = Table(
         Column("position", "int", False, "slot of the item on the surface, 0 first"),
         Column("request_id", "string", False, "the recommendation response that showed the item"),
         Column("region", "string", False, "country of the visitor"),
+        Column("query", "string", False, "what a search asked for"),
+        Column("category", "string", False, "the category that the event is about, where it is about no single item"),
+        Column("brand", "string", False, "the brand that the event is about, where it is about no single item"),
         Column("event_time", "timestamp", True, "when it happened, UTC"),
         Column("ingested_at", "timestamp", False, "when the platform received it, UTC"),
     ),

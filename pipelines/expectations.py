@@ -23,11 +23,12 @@ from great_expectations.expectations.metrics.column_aggregate_metric_provider im
     column_aggregate_partial,
 )
 from pydantic import BaseModel, Field
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column as Expression
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
 from feature_repo import events as schema
-from feature_repo.events import Table
+from feature_repo.events import Column, Table
 
 REASONS = "_reasons"  # the names of all rules that a row breaks
 COPY = "_copy"  # "identical" or "conflicting" where an earlier row has the same key
@@ -206,7 +207,7 @@ def _common(table: Table, limits: Limits) -> list[Rule]:
         Rule(
             f"missing_{c.name}",
             c.name,
-            f"`{c.name}` IS NULL" + (f" OR trim(`{c.name}`) = ''" if c.type == "string" else ""),
+            _empty(c),
             f"{c.name} is filled: {c.doc}",
             limits.max_quarantined,
         )
@@ -224,6 +225,15 @@ def _common(table: Table, limits: Limits) -> list[Rule]:
         )
         for kind, of in copies.items()
     ]
+
+
+def _empty(column: Column) -> str:
+    """SQL: a row leaves empty what it must fill."""
+    empty = f"`{column.name}` IS NULL" + (f" OR trim(`{column.name}`) = ''" if column.type == "string" else "")
+    if not column.optional_for:
+        return empty
+    exempt = ", ".join(f"'{kind}'" for kind in column.optional_for)
+    return f"({empty}) AND event NOT IN ({exempt})"
 
 
 def _range(column: str, low: float, high: float, limits: Limits) -> Rule:
@@ -340,7 +350,7 @@ class RowsBreaking(ColumnAggregateMetricProvider):  # type: ignore[misc]
     filter_column_isnull = False
 
     @column_aggregate_partial(engine=SparkDFExecutionEngine)  # type: ignore[untyped-decorator]
-    def _spark(cls, column: Column, predicate: str, among: str, **_: Any) -> Column:  # noqa: N805 - GX's form
+    def _spark(cls, column: Expression, predicate: str, among: str, **_: Any) -> Expression:  # noqa: N805 - GX's form
         among_them = F.expr(among)
         return F.array(F.count_if(among_them & F.expr(predicate)), F.count_if(among_them))
 

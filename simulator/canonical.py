@@ -138,6 +138,7 @@ def events(shop: World, made: Frame, texts: dict[str, Texts]) -> pa.Table:
         "position": pa.array(made.position.astype(np.int32), mask=made.position < 0),
         "request_id": pc.if_else(pa.array(made.request >= 0), ids("r", np.maximum(made.request, 0), 12), None),
         "region": texts["region"].take(user),
+        **{name: pa.nulls(len(made), pa.string()) for name in ("query", "category", "brand")},
         "event_time": pa.array(made.time).cast(pa.timestamp("us", tz="UTC")),
         "ingested_at": pa.nulls(len(made), pa.timestamp("us", tz="UTC")),
     }

@@ -171,8 +171,7 @@ class Bus:
             source.check_event_types(batch, TOPIC)
         except (pa.ArrowException, BadData):
             return None
-        required = [column.name for column in EVENTS.columns if column.required]
-        return None if any(batch.column(name).null_count for name in required) else batch
+        return None if any(source.lacks(batch, column) for column in EVENTS.columns) else batch
 
     def _slow(self, segment: Path, content: bytes) -> pa.RecordBatch:
         """The same line by line, setting aside what is no event."""
@@ -205,7 +204,7 @@ def event(line: bytes) -> dict[str, Any]:
         raise ValueError(f"unknown event type {row['event']!r}")
     for column in EVENTS.columns:
         value = row.get(column.name)
-        if column.required and value in (None, ""):
+        if column.required and row["event"] not in column.optional_for and value in (None, ""):
             raise ValueError(f"{column.name} is empty")
         row[column.name] = _cell(column.name, column.type, value)
     return row

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from feature_repo.events import EVENT_TYPES, Table
+from feature_repo.events import EVENT_TYPES, Column, Table
 from recsys.errors import BadData
 
 BATCH_ROWS = 65_536  # about 15 MB of events: what a reader holds at a time
@@ -93,6 +93,17 @@ def check_event_types(batch: pa.RecordBatch, place: object) -> None:
     found = set(pc.unique(batch.column("event")).to_pylist()) - {None}
     if unknown := sorted(found - set(EVENT_TYPES)):
         raise BadData(f"{place}: unknown event types {unknown}; the schema knows {list(EVENT_TYPES)}")
+
+
+def lacks(batch: pa.RecordBatch, column: Column) -> bool:
+    """Whether a row of events leaves a column empty that it must fill."""
+    if not column.required:
+        return False
+    empty = pc.is_null(batch.column(column.name))
+    if column.optional_for:
+        exempt = pc.is_in(batch.column("event"), pa.array(column.optional_for, pa.string()))
+        empty = pc.and_(empty, pc.invert(exempt))
+    return bool(pc.any(empty).as_py())
 
 
 class Earliest:

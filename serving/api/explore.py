@@ -200,7 +200,7 @@ class Explorer:
         did with it a success. Nobody waits for it."""
         seen: dict[str, list[float]] = {}
         for line in lines:
-            if not line.sent.get("request_id"):
+            if not line.sent.get("request_id") or not line.sent.get("item_id"):
                 continue
             counted = seen.setdefault(line.sent["item_id"], [0.0, 0.0])
             if line.sent["event"] == EventType.IMPRESSION:
@@ -221,7 +221,7 @@ class Explorer:
     async def _teach(self, batch: str, lines: Sequence[Line], at: float) -> None:
         """Add the outcomes of exploration slots to what the linear policy knows: an impression is a row of features,
         and what the shopper did with the item its reward."""
-        told = [line.sent for line in lines if line.sent.get("request_id")]
+        told = [line.sent for line in lines if line.sent.get("request_id") and line.sent.get("item_id")]
         requests = list(dict.fromkeys(sent["request_id"] for sent in told))
         values = await self._store.mget([contexts.key(request) for request in requests])
         known = {request: contexts.decode(value) for request, value in zip(requests, values, strict=True)}

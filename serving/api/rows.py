@@ -1,11 +1,11 @@
 """Rows of THE schema as callers send them: each a pydantic model with the columns of a table."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, create_model
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
 from pydantic_core import PydanticCustomError
 
 from feature_repo.events import Table, Type
@@ -61,9 +61,24 @@ def model(
             continue
         common = FILLED if column.required and column.type == "string" else TYPES[column.type]
         type_ = own.get(column.name, common)
-        if column.required:
+        if column.always:
             fields[column.name] = (type_, Field(description=column.doc))
         else:
             fields[column.name] = (type_ | None, Field(None, description=column.doc))
     config = ConfigDict(extra="forbid", frozen=True, strict=True, json_schema_extra={"example": dict(example)})
-    return create_model(name, __config__=config, __doc__=doc, **fields)
+    filled: dict[str, Any] = {"filled": model_validator(mode="after")(_filled(table))}
+    return create_model(name, __config__=config, __doc__=doc, __validators__=filled, **fields)
+
+
+def _filled(table: Table) -> Callable[[Any], Any]:
+    """Check what a row must fill unless its event is of certain types."""
+    columns = [column for column in table.columns if column.optional_for]
+
+    def check(row: Any) -> Any:
+        for column in columns:
+            if not getattr(row, column.name) and row.event not in column.optional_for:
+                detail = f"{column.name} is required for {row.event}; only {', '.join(column.optional_for)} need none"
+                raise PydanticCustomError("missing", "{detail}", {"detail": detail})
+        return row
+
+    return check
