@@ -28,6 +28,8 @@ from pipelines.datasets import Lake
 ROWS_AT_ONCE = 20_000  # visitors in memory
 PAIRS = 30_000_000  # visitor-item pairs that the co-occurrence is estimated from, at most
 STATS_BYTES = 512 * 2**20  # memory that the statistics of all moments may take
+FADING = 0.01  # of its strength by which a direction of `identity` must pass the first one cut off to count in full
+NEGLIGIBLE = 1e-6  # of the strongest: below it a direction is rounding
 NO_STATED = vocabulary.PARTS * transforms.PREFERENCES
 log = logging.getLogger(__name__)
 
@@ -173,21 +175,32 @@ def _incidence(
 def identity(seen: scipy.sparse.csr_matrix, dim: int, seed: int) -> NDArray[np.float32]:
     """[rows, dim] unit vectors: a truncated SVD of who saw what, damped by activity and popularity.
 
-    Where id embeddings start: items that the same visitors like are neighbours before the first step.
+    Where id embeddings start: items that the same users like are neighbours before the first step.
+
+    The same on every processor but for rounding. A singular vector is known up to its sign only, equal singular values
+    leave theirs free to turn, and a cut between equal ones is arbitrary; a library's kernels decide such things by
+    rounding, and training would follow. So the vectors are turned as near as a rotation brings them to a fixed random
+    matrix (orthogonal Procrustes: Schönemann, Psychometrika 1966), which undoes signs and turns and keeps all inner
+    products; and directions hardly stronger than the first one that is cut off fade out.
     """
     from sklearn.utils.extmath import randomized_svd
 
     rows = seen.shape[1]
+    seen = seen.astype(np.float64)
     active, popular = (np.sqrt(np.maximum(np.asarray(seen.sum(axis)).ravel(), 1.0)) for axis in (1, 0))
     damped = scipy.sparse.diags(1.0 / active) @ seen @ scipy.sparse.diags(1.0 / popular)
     rank = min(dim, min(seen.shape) - 1)
-    out = np.zeros((rows, dim), np.float32)
+    out = np.zeros((rows, dim))
     if rank >= 1 and seen.nnz:
-        _, strength, right = randomized_svd(damped, rank, n_iter=3, random_state=seed % 2**32)
-        out[:, :rank] = right.T * strength
-    out /= np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-6)
+        _, strength, right = randomized_svd(damped, rank + 1, n_iter=3, random_state=seed % 2**32)
+        cut = max(strength[rank], NEGLIGIBLE * strength[0])
+        kept = np.clip((strength[:rank] / cut - 1) / FADING, 0.0, 1.0)[:, None]
+        fixed = np.random.default_rng(seed).standard_normal((rows, dim))
+        left, _, turned = np.linalg.svd(kept * right[:rank] @ fixed, full_matrices=False)
+        out = (strength[:rank, None] * kept * right[:rank]).T @ left @ turned
+    out /= np.maximum(np.linalg.norm(out, axis=1, keepdims=True), NEGLIGIBLE)
     out[:FIRST] = 0.0
-    return out
+    return out.astype(np.float32)
 
 
 def moments(found: Source, first_time: float, items: int, wanted: int) -> list[date]:

@@ -36,6 +36,11 @@ LIBRARIES = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # a stage's standard output is its result
 }
 
+# Prefixes of what tunes linear algebra and its threads. Child processes get these variables, so that they compute with
+# the kernels of the process that started them: a seeded training follows the last digit.
+TUNING = ("OPENBLAS_", "GOTO_", "OMP_", "KMP_", "MKL_", "BLIS_", "NUMEXPR_", "VECLIB_", "ONEDNN_", "DNNL_", "TF_")
+NOT_TUNING = ("TF_CONFIG",)  # names a worker of a cluster; it is for the process that it was given to
+
 
 def current_workspace() -> Path:
     """The folder of the shop in use; that of the simulated shop until somebody chooses another."""
@@ -310,11 +315,12 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 def child_environment(settings: Settings, **extra: str) -> dict[str, str]:
-    """An allow-list for child processes: what programs need to run at all, our settings, and nothing secret of
-    the parent (Airflow tasks, for one, can see its JWT secret and Fernet key)."""
+    """An allow-list for child processes: what programs need to run at all, what tunes linear algebra (TUNING), our
+    settings, and nothing secret of the parent (Airflow tasks, for one, can see its JWT secret and Fernet key)."""
     passed = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "JAVA_HOME", "SSL_CERT_FILE", "TERM")
     system = {name: os.environ[name] for name in passed if name in os.environ}
-    return system | LIBRARIES | {"PYTHONUNBUFFERED": "1"} | environment(settings) | extra
+    tuning = {name: v for name, v in os.environ.items() if name.startswith(TUNING) and name not in NOT_TUNING}
+    return system | LIBRARIES | tuning | {"PYTHONUNBUFFERED": "1"} | environment(settings) | extra
 
 
 def _unknown_variables() -> list[str]:
