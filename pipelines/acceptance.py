@@ -17,7 +17,7 @@ from recsys.errors import UsageError
 
 @dataclass(frozen=True)
 class Acceptance:
-    """One day, and who accepted it, when (UTC, ISO 8601) and why."""
+    """A day, and who accepted it, when (UTC, ISO 8601) and why."""
 
     day: str
     who: str

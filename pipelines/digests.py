@@ -61,7 +61,8 @@ def hashes(values: Any) -> Hashes:
         kinds = kinds.cast(pa.int64())
     hashed: Hashes = np.append(pd.util.hash_array(kinds.to_numpy(zero_copy_only=False), categorize=False), _NOTHING)
     index: NDArray[np.int64] = encoded.indices.fill_null(len(kinds)).to_numpy(zero_copy_only=False)
-    return np.asarray(hashed[index], np.uint64)
+    found: Hashes = hashed[index]
+    return found
 
 
 def _rows(batch: pa.RecordBatch) -> Hashes:

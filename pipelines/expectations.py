@@ -76,10 +76,16 @@ class Limits(BaseModel):
         0.01, ge=0, le=1, description="share of rows with an unknown event type; more is a new release of a client"
     )
     min_volume: float = Field(
-        0.25, ge=0, description="rows of a day against the usual ones of the same weekday in the four weeks before"
+        0.25,
+        ge=0,
+        description="rows of a day against the least median of the four weeks before: same weekday, all, last seven",
     )
     max_null_rise: float = Field(
-        0.3, ge=0, le=1, description="how far the share of empty values of a column may rise above the published days"
+        0.4,
+        ge=0,
+        le=1,
+        description="how far the share of empty values of a column may rise above the emptiest of the "
+        "last 28 published days; UCI Online Retail has days on which it rises by a third",
     )
     handful: int = Field(10, ge=0, description="so many bad rows never stop a batch: shares of a few rows say nothing")
 
@@ -273,7 +279,7 @@ def null_rules(shares: dict[tuple[str, str], float], by: str | None, limits: Lim
     """Rules that no column gets much emptier than it was.
 
     Args:
-        shares: (group, column) → share of empty values in the published data.
+        shares: (group, column) → share of empty values on the emptiest published day.
         by: the column that makes the groups (what a view leaves empty, a purchase fills), or None for one group.
     """
     rules = []
@@ -287,7 +293,7 @@ def null_rules(shares: dict[tuple[str, str], float], by: str | None, limits: Lim
                     f"empty_{column}" + (f"_of_{group}" if by else ""),
                     column,
                     f"`{column}` IS NULL",
-                    f"{column}{of} is about as full as in the published days, where {share:.1%} was empty",
+                    f"{column}{of} is about as full as in the published days, where at most {share:.1%} was empty",
                     allowed,
                     quarantine=False,
                     among=among,

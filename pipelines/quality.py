@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date, datetime, timedelta
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,8 @@ from pipelines.screening import Screen
 from recsys.errors import BadData, NothingToDo
 from recsys.settings import Settings
 
-PROFILE_DAYS = 7  # days of which the share of empty values is taken
-PROFILE_ROWS = 1000  # a group with fewer rows has no telling share
+PROFILE_DAYS = 28  # days of which the share of empty values is taken
+PROFILE_ROWS = 100  # a group with fewer rows on a day has no telling share
 
 log = logging.getLogger(__name__)
 
@@ -358,8 +359,11 @@ def _null_rules(gate: Gate, table: Table, days: Sequence[date], by: str | None) 
         return []
     rows = gate.spark.read.parquet(*[str(gate.lake.require(datasets.CLEAN[table.name], day)) for day in days])
     columns = [c.name for c in table.columns if not c.required]
-    group = F.col(by) if by else F.lit("")
+    groups = [F.col(by).alias("_group"), _day().alias("_on")] if by else [F.lit("").alias("_group")]
     empty = [F.avg(F.col(name).isNull().cast("double")).alias(name) for name in columns]
-    found = rows.groupBy(group.alias("_group")).agg(F.count(F.lit(1)).alias("_n"), *empty).collect()
-    shares = {(row["_group"], name): row[name] for row in found if row["_n"] >= PROFILE_ROWS for name in columns}
+    found = rows.groupBy(*groups).agg(F.count(F.lit(1)).alias("_n"), *empty).collect()
+    shares: dict[tuple[str, str], float] = {}
+    for row, name in product((row for row in found if row["_n"] >= PROFILE_ROWS), columns):
+        key = (row["_group"], name)
+        shares[key] = max(row[name], shares.get(key, 0.0))
     return expectations.null_rules(shares, by, gate.params)

@@ -5,9 +5,11 @@ it. A day is held back if it has too few rows, or too large a share of rows that
 the run; an earlier one is left as it is in the lake, named in the report, and tried again every night until the source
 is mended or a person accepts the day.
 
-The volume of a day is compared with the same weekday in the four weeks before it: the median of those days on which
-anything happened, or of all days where that weekday has none. Days with nothing are closures; they say nothing of a
-usual day, and they are not judged. A day that was published before is compared with itself.
+The volume of a day is compared with the days of the four weeks before it on which anything happened: with the median of
+the same weekday, of all of them, or of the last seven, whichever is least. So neither a quiet Sunday nor the quiet weeks
+behind a season stop a night (UCI Online Retail sells an eighth of December's volume in January). Days with nothing are
+closures; they say nothing of a usual day, and they are not judged. A day that was published before is compared with
+itself.
 """
 
 import math
@@ -91,17 +93,19 @@ class Screen:
             says = f"{day} keeps most of the {history[day]:,} rows that were published"
         else:
             usual = self._usual(day, history)
-            says = f"{day} brings about as much as the same weekday does, {usual:,.0f} rows (median)"
+            says = f"{day} brings about as much as the weeks before it, {usual:,.0f} rows a day (least median)"
         least = math.ceil(self.limits.min_volume * usual)
         enough = rows >= least or (history[day] - rows <= self.limits.handful if again else rows == 0)
         return [] if enough else [self._fault(day, "volume", says, f"at least {least:,} rows on {day}", f"{rows:,}")]
 
     def _usual(self, day: date, history: Mapping[date, int]) -> float:
         """Rows that a day is expected to bring; 0 where nothing is known."""
-        recent = {one: rows for one, rows in history.items() if day - HISTORY <= one < day and rows}
-        alike = [rows for one, rows in recent.items() if one.weekday() == day.weekday()]
-        levels = [rows for one, rows in recent.items() if one in self.accepted]
-        return min([statistics.median(alike or recent.values()), *levels]) if recent else 0
+        open_days = [one for one in sorted(history) if day - HISTORY <= one < day and history[one]]
+        alike = [one for one in open_days if one.weekday() == day.weekday()]
+        medians = [
+            statistics.median(history[one] for one in some) for some in (alike, open_days, open_days[-7:]) if some
+        ]
+        return min([*medians, *(history[one] for one in open_days if one in self.accepted)], default=0)
 
     def _shares(self, day: date, tally: Tally) -> list[Check]:
         found = []
