@@ -4,14 +4,16 @@ The rule needs no memory of what earlier runs did or failed to do, so the lake e
 come: a day is published when it is not whole, or when the input says something else of it than what it was made of.
 
 The input says something of a day when it has rows of it, or when the source has both earlier and later ones: then the
-day is closed, a day with nothing. Of a day behind the source's last one it says nothing yet. A source that does not
-reach as far back as the lake (a rolling export) says nothing of the days before it, nor of its first, which may be cut.
+day is closed, a day with nothing. Of a day behind the source's last one it says nothing yet, nor of one in a hole of
+more than a year, for which no shop closes. A source that does not reach as far back as the lake (a rolling export) says
+nothing of the days before it, nor of its first, which may be cut.
 """
 
 import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import date, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Self
 
@@ -21,6 +23,8 @@ from pipelines.published import Day
 from pipelines.sources.clock import Span
 from recsys.errors import BadData
 from recsys.settings import Settings
+
+HOLE = timedelta(days=366)
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,13 @@ class Input:
     strays: Collection[date] = ()
 
     def closed(self, until: date) -> set[date]:
-        """Days with nothing, up to one, between the first and the last day of the source."""
+        """Days with nothing, up to one, between the first and the last day of the source, but for HOLEs."""
         if self.span is None:
             return set()
-        last = min(until, self.span.last)
-        return {day for day in _days(self.span.first, last) if day not in self.seen}
+        first, last = self.span.first, self.span.last
+        filled = sorted({first, last, *(day for day in self.seen if first < day < last)})
+        between = {day for before, after in pairwise(filled) if after - before <= HOLE for day in _days(before, after)}
+        return {day for day in {first, last, *between} if day <= until and day not in self.seen}
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ it. A day is held back if it has too few rows, or too large a share of rows that
 the run; an earlier one is left as it is in the lake, named in the report, and tried again every night until the source
 is mended or a person accepts the day.
 
-The volume of a day is compared with the days of the four weeks before it on which anything happened: with the median of
-the same weekday, of all of them, or of the last seven, whichever is least. So neither a quiet Sunday nor the quiet weeks
-behind a season stop a night (UCI Online Retail sells an eighth of December's volume in January). Days with nothing are
-closures; they say nothing of a usual day, and they are not judged. A day that was published before is compared with
-itself.
+The volume of a day is compared with the days of the four weeks before it on which anything happened: with the median
+of the same weekday, of all of them, or of the last seven, whichever is least. So neither a quiet Sunday nor the quiet
+weeks behind a season stop a night (UCI Online Retail sells an eighth of December's volume in January). Days with
+nothing are closures; they say nothing of a usual day, and they are not judged. A day that was published before is
+compared with itself.
 """
 
 import math
