@@ -46,10 +46,13 @@ class Dataset:
 STAGED_EVENTS = Dataset("staged/events", "run", "canonical events as the adapter read them, before any check")
 STAGED_ITEMS = Dataset("staged/items", "run", "canonical items, before any check")
 STAGED_USERS = Dataset("staged/users", "run", "canonical users, before any check")
+STAGED_STRAYS = Dataset(
+    "staged/strays", "run", "events whose time cannot be right, or that came too late for their day, with `reason`"
+)
 RECEIVED = Dataset(
     "received", "day", "events of the API that have left the bus, before any check, by day of event_time"
 )
-EVENTS = Dataset("events", "day", "events that passed the quality gate, by day of event_time")
+EVENTS = Dataset("events", "day", "events that passed the quality gate, by day of event_time; an empty day was closed")
 ITEMS = Dataset("items", "day", "the whole catalogue as of a day")
 USERS = Dataset("users", "day", "all user profiles as of a day")
 QUARANTINE_EVENTS = Dataset("quarantine/events", "run", "events refused, with `reason`")
@@ -143,7 +146,7 @@ class Lake:
         """Yield a folder to write `day=YYYY-MM-DD` folders to; each becomes its partition if the block ends well.
 
         For a first load of hundreds of days, which one partitioned Spark write makes in seconds. The days are moved
-        oldest first: after a crash the published days have no gap, and the next run resumes behind the last one.
+        oldest first; after a crash the next run takes up those that are missing.
         """
         work = self.root / "lake" / "_work" / uuid.uuid4().hex
         work.mkdir(parents=True)
@@ -156,6 +159,14 @@ class Lake:
         finally:
             shutil.rmtree(work, ignore_errors=True)
 
+    def remove(self, dataset: Dataset, partition: date | RunId) -> None:
+        """Take one partition away, in one rename."""
+        target = self.path(dataset, partition)
+        old = _aside(target)
+        if target.exists():
+            target.rename(old)
+        shutil.rmtree(old, ignore_errors=True)
+
     def write(self, dataset: Dataset, partition: date | RunId, table: pa.Table) -> Path:
         """Replace one partition by an Arrow table."""
         with self.replacing(dataset, partition) as work:
@@ -165,11 +176,15 @@ class Lake:
 
 def swap(work: Path, target: Path) -> None:
     """Put the folder `work` at `target`; what was there is moved aside first and deleted last."""
-    old = target.with_name(f".old-{target.name}-{uuid.uuid4().hex[:8]}")
+    old = _aside(target)
     if target.exists():
         target.rename(old)
     work.rename(target)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _aside(target: Path) -> Path:
+    return target.with_name(f".old-{target.name}-{uuid.uuid4().hex[:8]}")
 
 
 def lake(settings: Settings) -> Lake:

@@ -23,7 +23,7 @@ from pydantic_settings import CliApp, CliExplicitFlag, SettingsConfigDict
 from pipelines import datasets, reuse
 from pipelines.datasets import RunId
 from recsys import settings as configuration
-from recsys.errors import BadData, Exit, RecsysError, UsageError
+from recsys.errors import BadData, Exit, NothingToDo, RecsysError, UsageError
 from recsys.settings import Settings
 
 Result = dict[str, Any]
@@ -120,6 +120,9 @@ def run(stage: str, arguments: Sequence[str]) -> Exit:
             settings,
             stage,
         )
+    except NothingToDo as nothing:
+        log.info("%s: nothing to do: %s", stage, nothing)
+        return nothing.exit_code
     except RecsysError as error:
         log.error("%s: %s", type(error).__name__, error)
         return error.exit_code

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import prometheus_client  # noqa: F401 - before Feast, which would make all metrics of this process share files
 import pytest
@@ -109,6 +110,23 @@ def spark() -> Iterator[object]:
     )
     yield session
     session.stop()
+
+
+@pytest.fixture
+def interpreted(spark: Any) -> Iterator[None]:
+    """Spark that compiles no code for a query: over a handful of rows, that takes longer than the query."""
+    quick = {
+        "spark.sql.codegen.wholeStage": "false",
+        "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+        "spark.sql.adaptive.enabled": "false",
+        "spark.sql.shuffle.partitions": "1",
+    }
+    usual = {name: spark.conf.get(name) for name in quick}
+    for name, value in quick.items():
+        spark.conf.set(name, value)
+    yield
+    for name, value in usual.items():
+        spark.conf.set(name, value)
 
 
 @pytest.fixture(scope="session")

@@ -36,7 +36,7 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from feature_repo.events import EVENTS, ITEMS, USERS, EventType
-from pipelines.sources import files, gift_ware, source, workbook
+from pipelines.sources import clock, files, gift_ware, source, workbook
 from recsys.errors import BadData
 
 ALIASES = {
@@ -116,12 +116,11 @@ class OnlineRetail:
     def files(self) -> list[Path]:
         return [self.path]
 
+    def times(self) -> Iterator[Any]:
+        return (rows.column("time") for rows in _raw(self.path, self.work, ("time",)))
+
     def last(self) -> datetime:
-        found = (pc.max(batch.column("time")).as_py() for batch in _raw(self.path, self.work, ("time",)))
-        latest: datetime | None = max((time for time in found if time is not None), default=None)
-        if latest is None:
-            raise BadData(f"{self.path} has no rows")
-        return latest
+        return clock.Days.read(self.times()).last(f"{self.path} has no rows")
 
     def events(self, since: datetime, until: datetime) -> Iterator[pa.RecordBatch]:
         for bucket in self._ledger(until).buckets:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from feature_repo.events import EVENTS, ITEMS, USERS, EventType
-from pipelines.sources import files, source
+from pipelines.sources import clock, files, source
 from recsys.errors import BadData
 
 EVENT = ("timestamp", "visitorid", "event", "itemid", "transactionid")
@@ -62,13 +62,11 @@ class RetailRocket:
     def files(self) -> list[Path]:
         return [self._log, self._tree, *self._parts]
 
+    def times(self) -> Iterator[Any]:
+        return (rows.column("time") for rows in self._rows())
+
     def last(self) -> datetime:
-        latest: datetime | None = max(
-            (pc.max(rows.column("time")).as_py() for rows in self._rows() if rows.num_rows), default=None
-        )
-        if latest is None:
-            raise BadData(f"{self._log} has no events")
-        return latest
+        return clock.Days.read(self.times()).last(f"{self._log} has no events")
 
     def events(self, since: datetime, until: datetime) -> Iterator[pa.RecordBatch]:
         prices = self._properties(until).filter(pc.equal(pc.field("property"), PRICE))

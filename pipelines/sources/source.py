@@ -31,8 +31,11 @@ class Source(Protocol):
     def files(self) -> list[Path]:
         """The files of the input, in a stable order."""
 
+    def times(self) -> Iterator[Any]:
+        """The times of all events as Arrow arrays, whatever their clocks say; as cheaply as the format allows."""
+
     def last(self) -> datetime:
-        """The time of the last event, found as cheaply as the format allows."""
+        """The time of the last event whose time is plausible (`pipelines.sources.clock`)."""
 
     def events(self, since: datetime, until: datetime) -> Iterator[pa.RecordBatch]:
         """Events in since..until, in any order; those without a time too, so that the quality gate sees them."""
