@@ -23,7 +23,7 @@ import pyarrow.json
 
 from feature_repo.events import EVENT_TYPES, EVENTS, ITEMS, USERS, Table
 from pipelines import datasets
-from pipelines.sources import clock, files, received, source
+from pipelines.sources import clock, coercion, files, received, source
 from recsys import bus
 from recsys.errors import BadData
 
@@ -181,7 +181,7 @@ class Bus:
             )
             columns = {name: rows.column(name).combine_chunks() for name in rows.column_names}
             for name in TIMES:
-                columns[name] = source.timestamps(columns[name])
+                columns[name] = coercion.timestamps(columns[name])
             batch = source.conform(EVENTS, columns, rows.num_rows)
             source.check_event_types(batch, TOPIC)
         except (pa.ArrowException, BadData):

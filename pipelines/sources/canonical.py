@@ -16,12 +16,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet
 
 from feature_repo.events import ARROW, EVENTS, ITEMS, USERS, Table
-from pipelines.sources import clock, files, source
+from pipelines.sources import clock, coercion, files, source
 from recsys.errors import BadData
 
+IDS = ("event_id", "user_id", "session_id", "item_id", "request_id", "event")  # in text, whatever wrote them
 SUFFIXES = (".parquet", ".csv", ".csv.gz")
 
 
@@ -47,10 +47,8 @@ class Canonical:
         return clock.Days.read(self.times()).last(f"{self.path} has no events")
 
     def events(self, since: datetime, until: datetime) -> Iterator[pa.RecordBatch]:
-        field = pc.field("event_time")
-        where = ((field >= pa.scalar(since, source.TIME)) & (field < pa.scalar(until, source.TIME))) | field.is_null()
         for part in self._require(EVENTS):
-            for batch in _batches(EVENTS, part, where):
+            for batch in _batches(EVENTS, part, (since, until)):
                 source.check_event_types(batch, part)
                 yield source.within(batch, since, until)
 
@@ -91,43 +89,56 @@ class Canonical:
         return [part for part in [*single, *inside] if part.is_file() and part.name.endswith(SUFFIXES)]
 
 
-def _batches(table: Table, part: Path, where: Any = None, only: str = "") -> Iterator[pa.RecordBatch]:
+def _batches(
+    table: Table, part: Path, span: tuple[datetime, datetime] | None = None, only: str = ""
+) -> Iterator[pa.RecordBatch]:
     """Batches of one file in the table's schema.
 
     Args:
         table: what the file holds.
         part: the file.
-        where: hint that parquet can use.
+        span: since and until of the events that are wanted; parquet reads hardly more.
         only: the one column to read; all others come empty.
     """
-    text = part.suffix != ".parquet"
-    names = files.csv_columns(part) if text else files.schema(part)
+    is_text = part.suffix != ".parquet"
+    names = files.csv_columns(part) if is_text else files.schema(part).names
     try:
         table.check_columns(names)
     except ValueError as error:
         raise BadData(f"{part}: {error}") from error
     names = [only] if only else names
-    if text:
+    pointed: set[str] = set()
+    if is_text:
         kinds = {c.name: ARROW[c.type] for c in table.columns if c.type in ("double", "long", "boolean")}
         rows = files.csv(part, kinds, include=names)
+        pointed = _floats(part, [name for name in names if name in IDS])
     else:
-        rows = files.parquet(part, names, where=None if _is_text(part, "event_time") else where)
+        where = coercion.within(files.schema(part).field("event_time").type, "event_time", *span) if span else None
+        rows = files.parquet(part, names, where)
     with files.reading(part):
         for batch in rows:
-            columns = {name: _typed(table, name, batch.column(name)) for name in names}
+            columns = {name: _typed(table, part, name, batch.column(name)) for name in names}
+            columns |= {name: coercion.without_point(columns[name]) for name in pointed}
             yield source.conform(table, columns, batch.num_rows)
 
 
-def _is_text(part: Path, column: str) -> bool:
-    field = pyarrow.parquet.read_schema(part)
-    return column in field.names and not pa.types.is_timestamp(field.field(column).type)
+def _floats(part: Path, names: list[str]) -> set[str]:
+    """The columns of ids that a tool wrote as floats, since some were missing."""
+    return coercion.floats(files.csv(part, {}, include=names), names) if names else set()
 
 
-def _typed(table: Table, name: str, values: Any) -> Any:
+def _typed(table: Table, part: Path, name: str, values: Any) -> Any:
     """A column in its canonical type; lists may be joined by "|", times may be text, whole numbers may be floats."""
     kind = next(column.type for column in table.columns if column.name == name)
+    if name in IDS:
+        return coercion.ids(values)
+    if kind == "string":
+        return coercion.text(values)
     if kind == "timestamp":
-        return source.timestamps(values)
+        try:
+            return coercion.timestamps(values)
+        except BadData as error:
+            raise BadData(f"{part}: {name}: {error}") from None
     if kind == "array<string>" and pa.types.is_string(values.type):
         return pc.split_pattern(values, "|")
     if kind == "int" and pa.types.is_string(values.type):

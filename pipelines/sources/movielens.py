@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from feature_repo.events import EVENTS, ITEMS, USERS, EventType
-from pipelines.sources import clock, files, source
+from pipelines.sources import clock, coercion, files, source
 from recsys.errors import BadData
 
 log = logging.getLogger(__name__)
@@ -199,6 +199,9 @@ class MovieLens:
             skip=1 if where.header else 0,
         )
         for batch in batches:
+            for place, name in enumerate(batch.schema.names):
+                if name in ("user", "item"):
+                    batch = batch.set_column(place, name, coercion.ids(batch.column(name)))
             rows = batch.drop_null()
             if dropped is not None:
                 dropped["incomplete_rating"] += batch.num_rows - rows.num_rows
