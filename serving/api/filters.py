@@ -1,10 +1,17 @@
-"""Which items of the catalogue a request leaves in play."""
+"""Which items of the catalogue a request, and what its shopper does not want, leave in play."""
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from feature_repo.dismissals import BRAND, CATEGORY, ITEM, Dismissal
 from serving.api.contract import Ask
 from serving.api.live import LiveRelease
+
+Bools = NDArray[np.bool_]
+DISMISSED, UNSUBSCRIBED = "dismissed", "unsubscribed"  # the filters, as decisions and explanations name them
+BLOCK = 1_000  # rows that `wanted` looks at together
 
 
 def inside(ask: Ask, live: LiveRelease, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -24,3 +31,71 @@ def inside(ask: Ask, live: LiveRelease, rows: NDArray[np.int64]) -> NDArray[np.b
     if ask.exclude:
         kept &= ~np.isin(rows, live.catalogue.rows(ask.exclude))
     return kept
+
+
+def unwanted(dismissed: Sequence[Dismissal], live: LiveRelease, rows: NDArray[np.int64]) -> dict[str, Bools]:
+    """By filter, [n] True for the items that the shopper said no to, by the item or by its category or brand; nothing
+    where they said none that hides. A row of -1 is no item."""
+    masks: dict[str, Bools] = {}
+    if items := _hidden(dismissed, ITEM):
+        gone = live.catalogue.rows(list(items))
+        masks[DISMISSED] = np.isin(rows, gone[gone >= 0])
+    categories, brands = _hidden(dismissed, CATEGORY), _hidden(dismissed, BRAND)
+    if categories or brands:
+        masks[UNSUBSCRIBED] = _in_category(categories, live, rows) | _of_brand(brands, live, rows)
+    return masks
+
+
+def hidden(dismissed: Sequence[Dismissal], live: LiveRelease, rows: NDArray[np.int64]) -> Bools:
+    """[n] True for the items that any of `unwanted` takes."""
+    gone = np.zeros(len(rows), bool)
+    for mask in unwanted(dismissed, live, rows).values():
+        gone |= mask
+    return gone
+
+
+def wanted(dismissed: Sequence[Dismissal], live: LiveRelease, rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """The first rows that the shopper did not say no to, so that a source does not spend its quota on the others."""
+    if not dismissed:
+        return rows[:most]
+    found = np.empty(0, np.int64)
+    for start in range(0, len(rows), BLOCK):
+        block = rows[start : start + BLOCK]
+        found = np.concatenate([found, block[~hidden(dismissed, live, block)]])
+        if len(found) >= most:
+            break
+    return found[:most]
+
+
+def hiding(dismissed: Sequence[Dismissal], live: LiveRelease, row: int) -> Dismissal | None:
+    """The no that keeps an item away: the latest to itself, or else to its category or brand."""
+    item_id, path, brand = str(live.catalogue.ids[row]), live.category(row), live.brands[row]
+    names = {(ITEM, item_id), (BRAND, brand), *((CATEGORY, name) for name in above(path))}
+    found = [no for no in dismissed if no.hides and (no.scope, no.name) in names]
+    return max(found, key=lambda no: (no.scope == ITEM, no.time), default=None)
+
+
+def above(path: str) -> list[str]:
+    """A category and every more general one above it."""
+    parts = path.split(" > ")
+    return [" > ".join(parts[: depth + 1]) for depth in range(len(parts))]
+
+
+def _hidden(dismissed: Sequence[Dismissal], scope: str) -> set[str]:
+    return {no.name for no in dismissed if no.hides and no.scope == scope}
+
+
+def _in_category(names: set[str], live: LiveRelease, rows: NDArray[np.int64]) -> Bools:
+    """By the few categories that the rows have, and not by all of the catalogue."""
+    if not names:
+        return np.zeros(len(rows), bool)
+    codes, which = np.unique(live.categories[rows], return_inverse=True)
+    gone = [not names.isdisjoint(above(live.category_paths[code])) for code in codes.tolist()]
+    return np.asarray(gone, bool)[which] & (rows >= 0)
+
+
+def _of_brand(names: set[str], live: LiveRelease, rows: NDArray[np.int64]) -> Bools:
+    if not names:
+        return np.zeros(len(rows), bool)
+    gone = np.fromiter((brand in names for brand in live.brands[rows].tolist()), bool, len(rows))
+    return gone & (rows >= 0)
