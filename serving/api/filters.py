@@ -75,6 +75,13 @@ def hiding(dismissed: Sequence[Dismissal], live: LiveRelease, row: int) -> Dismi
     return max(found, key=lambda no: (no.scope == ITEM, no.time), default=None)
 
 
+def unsubscribed(ask: Ask, dismissed: Sequence[Dismissal]) -> list[str]:
+    """Sentences for the caller who asks for a category or brand that the shopper does not want to see."""
+    asked = {(BRAND, ask.brand), *((CATEGORY, name) for name in above(ask.category))}
+    names = [no.name for no in dismissed if no.hides and (no.scope, no.name) in asked]
+    return [f"the shopper unsubscribed from {name}; an undo of it shows its items again" for name in names]
+
+
 def above(path: str) -> list[str]:
     """A category and every more general one above it."""
     parts = path.split(" > ")

@@ -94,6 +94,7 @@ class Funnel:
         visit = Visit(ask, surface, shopper, recent, live, at, self._calls, self._trending, trace)
         trace.facts |= {"recent": [deed.encode() for deed in visit.recent], "stated": list(shopper.stated)}
         trace.facts["dismissed"] = [list(no) for no in shopper.dismissed]
+        trace.notes += filters.unsubscribed(ask, shopper.dismissed)
         nothing = not visit.recent and not shopper.interactions and bool(ask.user_id or not ask.session_id)
         return visit, known is not None and nothing
 
