@@ -389,13 +389,13 @@ def _refused(dossier: Dossier, place: int | None, visit: Visit) -> Sequence[Dism
 def _dampened(dossier: Dossier, place: int | None, row: int, visit: Visit) -> dict[str, Any] | None:
     """Which refused item took relevance from one like it, and how much."""
     then = visit.refusing(_refused(dossier, place, visit))
-    found = ordering.dampening(np.array([row]), then)
-    if found is None or found.factor[0] == 1:
+    each = [(float(ordering.dampening(np.array([row]), then, [one])[0]), one[1]) for one in ordering.refused(then)]
+    factor, name = min(each, default=(1.0, ""))
+    if factor == 1:
         return None
-    _, name = ordering.refused(then)[int(found.by[0])]
     title = str(visit.live.titles[visit.live.catalogue.row_of[name]])
     because = f"dampened: similar to {title}, which you dismissed"
-    return {"item_id": name, "factor": _number(found.factor[0]), "because": because}
+    return {"item_id": name, "factor": _number(factor), "because": because}
 
 
 def _verdict(dossier: Dossier, found: NDArray[np.intp], place: int | None, row: int, visit: Visit) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from feature_repo.dismissals import ITEM, MS, SAYS, Dismissal
 from models import factors, rerank
-from models.factors import Dampened
 from models.rerank import Arrangement
 from serving.api import filters
 from serving.api.sources.candidates import Pool
@@ -133,21 +132,19 @@ def _factors(pool: Pool, visit: Visit) -> dict[str, Floats]:
     if scores.session and (viewed >= 0).any():
         vectors = live.vectors[pool.rows]
         found["session"] = factors.session(vectors, live.vectors[viewed[viewed >= 0]], strength=scores.session)
-    if (dampened := dampening(pool.rows, visit)) is not None:
-        found["dampening"] = dampened.factor
+    if scores.dampen and (given := refused(visit)):
+        found["dampening"] = dampening(pool.rows, visit, given)
     if scores.business:
         rules = {str(place): (_holds(rule, pool, visit), rule.factor) for place, rule in enumerate(scores.business)}
         found["business"] = factors.business(len(pool), rules)
     return found
 
 
-def dampening(rows: NDArray[np.int64], visit: Visit) -> Dampened | None:
-    """What items lose that are like refused ones; None where the shopper refused none. `by` counts `refused`."""
-    live, strength, given = visit.live, visit.surface.scores.dampen, refused(visit)
-    if not (strength and given):
-        return None
-    weights, names = np.array([weight for weight, _ in given]), [name for _, name in given]
-    return factors.dampening(live.vectors[rows], live.vectors[live.catalogue.rows(names)], weights, strength=strength)
+def dampening(rows: NDArray[np.int64], visit: Visit, given: Sequence[tuple[float, str]]) -> Floats:
+    """[n] factors of items that may be like refused ones, which are given as `refused` does."""
+    vectors, names = visit.live.vectors, [name for _, name in given]
+    weights, away = np.array([weight for weight, _ in given]), visit.live.catalogue.rows(names)
+    return factors.dampening(vectors[rows], vectors[away], weights, strength=visit.surface.scores.dampen)
 
 
 def refused(visit: Visit) -> list[tuple[float, str]]:
