@@ -38,8 +38,9 @@ def unwanted(dismissed: Sequence[Dismissal], live: LiveRelease, rows: NDArray[np
     where they said none that hides. A row of -1 is no item."""
     masks: dict[str, Bools] = {}
     if items := _hidden(dismissed, ITEM):
-        gone = live.catalogue.rows(list(items))
-        masks[DISMISSED] = np.isin(rows, gone[gone >= 0])
+        gone, away = live.catalogue.rows(list(items)), np.zeros(len(live.catalogue), bool)
+        away[gone[gone >= 0]] = True
+        masks[DISMISSED] = away[rows] & (rows >= 0)
     categories, brands = _hidden(dismissed, CATEGORY), _hidden(dismissed, BRAND)
     if categories or brands:
         masks[UNSUBSCRIBED] = _in_category(categories, live, rows) | _of_brand(brands, live, rows)
@@ -93,12 +94,10 @@ def _hidden(dismissed: Sequence[Dismissal], scope: str) -> set[str]:
 
 
 def _in_category(names: set[str], live: LiveRelease, rows: NDArray[np.int64]) -> Bools:
-    """By the few categories that the rows have, and not by all of the catalogue."""
-    if not names:
-        return np.zeros(len(rows), bool)
-    codes, which = np.unique(live.categories[rows], return_inverse=True)
-    gone = [not names.isdisjoint(above(live.category_paths[code])) for code in codes.tolist()]
-    return np.asarray(gone, bool)[which] & (rows >= 0)
+    gone, codes = np.zeros(len(rows), bool), live.categories[rows]
+    for name in names:
+        gone |= live.inside(name)[codes]
+    return gone & (rows >= 0)
 
 
 def _of_brand(names: set[str], live: LiveRelease, rows: NDArray[np.int64]) -> Bools:
