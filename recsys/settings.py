@@ -216,6 +216,28 @@ class Changes(Group):
     )
 
 
+class Dismissals(Group):
+    """How long a shopper's no keeps its target away. What is like it is dampened besides, see `models.factors`."""
+
+    skip_days: float = Field(
+        7, ge=0, le=28, description="a skip may mean not now: the item may come again in another week"
+    )
+    remove_from_cart_days: float = Field(
+        1,
+        ge=0,
+        le=28,
+        description="what was put out of the cart is not offered again in the same visit; it was wanted once, and may "
+        "be wanted again",
+    )
+    dislike_days: float = Field(180, ge=0, le=365, description="a dislike is meant; tastes last for seasons")
+    return_days: float = Field(
+        180, ge=0, le=365, description="returns and refunds: the shopper had the item, and does not want that one"
+    )
+    unsubscribe_days: float = Field(
+        365, ge=0, le=365, description="a category or brand; who still means it after a year says so again"
+    )
+
+
 class Predictors(Group):
     """The model servers of retrieval and ranking."""
 
@@ -249,6 +271,7 @@ class Settings(BaseSettings):
     api: Api = Api()
     bus: Bus = Bus()
     changes: Changes = Changes()
+    dismissals: Dismissals = Dismissals()
     predictors: Predictors = Predictors()
     deploy: Deploy = Deploy()
     airflow_password: SecretStr = Field(

@@ -8,6 +8,8 @@ X may be of another general category. That two things are similar is for the rea
 category; what caused what was tested, and a mug because of a kettle is as true as a mug because of a mug.
 """
 
+from collections.abc import Set
+
 from feature_repo.events import EventType
 from serving.api.live import LiveRelease
 from serving.api.sources.candidates import Candidates
@@ -25,7 +27,7 @@ DID = {
 LONGEST_TITLE = 60
 
 
-def of(candidates: Candidates, place: int, row: int, live: LiveRelease) -> str:
+def of(candidates: Candidates, place: int, row: int, live: LiveRelease, unnamed: Set[str] = frozenset()) -> str:
     """The reason for one item.
 
     Args:
@@ -33,10 +35,13 @@ def of(candidates: Candidates, place: int, row: int, live: LiveRelease) -> str:
         place: its position there.
         row: its row in the catalogue.
         live: the release, for titles and categories.
+        unnamed: items that no reason may name, such as one that was returned.
     """
     match candidates.source:
         case "personal":
-            return _personal(candidates, place, row, live)
+            return _personal(candidates, place, row, live, unnamed)
+        case "similar" | "bought_with" | "viewed_with" if candidates.key in unnamed:
+            return NEUTRAL
         case "similar":
             return f"Similar to {_title(candidates.key, live)}"
         case "bought_with":
@@ -69,13 +74,13 @@ def leaf(path: str) -> str:
     return path.rsplit(" > ", 1)[-1]
 
 
-def _personal(candidates: Candidates, place: int, row: int, live: LiveRelease) -> str:
+def _personal(candidates: Candidates, place: int, row: int, live: LiveRelease, unnamed: Set[str]) -> str:
     if candidates.because is None:
         return NEUTRAL
     cause = candidates.because[place]
     item_id, did = candidates.causes[cause], DID.get(candidates.cause_events[cause])
     known = live.catalogue.row_of.get(item_id)
-    if did is None or known is None:
+    if did is None or known is None or item_id in unnamed:
         return NEUTRAL
     if known == row:
         return f"You {did.format('this')} before"
