@@ -19,7 +19,6 @@ item_features.py, the arithmetic of windows in windows.py, and what they share i
 """
 
 import logging
-from collections.abc import Sequence
 from datetime import date, timedelta
 
 import pyarrow as pa
@@ -29,7 +28,6 @@ from pydantic import Field
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
-from feature_repo import events as schema
 from pipelines import datasets, feature_rows, item_features, reuse, split, stage, user_features
 from pipelines import spark as engine
 from pipelines.datasets import Dataset, Lake
@@ -71,9 +69,9 @@ def main(params: Params, settings: Settings) -> stage.Result:
     span = Span.until(params.day, previous, filled)
     log.info("features of %s: %d days, %s", params.day, span.last - span.first + 1, "first run" if span.initial else "")
     session = engine.session(settings, "features")
-    items, users = (_read(session, lake, dataset, [params.day]) for dataset in (datasets.ITEMS, datasets.USERS))
+    items, users = (engine.read(session, lake, dataset, [params.day]) for dataset in (datasets.ITEMS, datasets.USERS))
     events = feature_rows.prepare(
-        _read(session, lake, datasets.EVENTS, lake.days(datasets.EVENTS, until=params.day)), items, span
+        engine.read(session, lake, datasets.EVENTS, lake.days(datasets.EVENTS, until=params.day)), items, span
     ).persist()
     try:
         emit = user_features.active_days(events, span).persist()
@@ -109,15 +107,10 @@ def _previous(lake: Lake, day: date) -> date | None:
     return done[-1] if done else None
 
 
-def _read(session: SparkSession, lake: Lake, dataset: Dataset, days: Sequence[date]) -> DataFrame:
-    paths = [str(lake.require(dataset, day)) for day in days]
-    return session.read.schema(schema.TABLES[dataset.name].ddl()).parquet(*paths)
-
-
 def _snapshot(session: SparkSession, lake: Lake, dataset: Dataset, until: date | None) -> DataFrame | None:
     """The newest snapshot of a dataset up to a day."""
     days = lake.days(dataset, until=until) if until else []
-    return _read(session, lake, dataset, days[-1:]) if days else None
+    return engine.read(session, lake, dataset, days[-1:]) if days else None
 
 
 def _publish(lake: Lake, view: Dataset, frame: DataFrame, span: Span) -> int:

@@ -61,16 +61,20 @@ def item_stats(events: DataFrame, bought: DataFrame, items: DataFrame, span: Spa
 def _item_days(events: DataFrame, span: Span) -> DataFrame:
     time, slot = F.col("time"), F.when(F.col("event") == "impression", F.col("position"))
     stars = F.when(F.col("event") == "rate", F.col("value"))
-    return events.groupBy("item_id", "day").agg(
-        *feature_rows.per_event(names.ITEM_EVENTS),
-        F.coalesce(F.sum(slot.cast("double")), F.lit(0.0)).alias("slots"),
-        feature_rows.number_of(slot.isNotNull()).alias("placed"),
-        F.sum(stars).alias("stars"),
-        feature_rows.number_of(stars.isNotNull()).alias("rated"),
-        F.sum(F.col("weight") * windows.decay(time, span.end, POPULARITY_HALF_LIFE)).alias("slow"),
-        F.sum(F.col("weight") * windows.decay(time, span.end, FAST_HALF_LIFE)).alias("fast"),
-        F.min("time").alias("first_event"),
-        F.max("time").alias("last_event"),
+    return (
+        events.where("item_id IS NOT NULL")
+        .groupBy("item_id", "day")
+        .agg(
+            *feature_rows.per_event(names.ITEM_EVENTS),
+            F.coalesce(F.sum(slot.cast("double")), F.lit(0.0)).alias("slots"),
+            feature_rows.number_of(slot.isNotNull()).alias("placed"),
+            F.sum(stars).alias("stars"),
+            feature_rows.number_of(stars.isNotNull()).alias("rated"),
+            F.sum(F.col("weight") * windows.decay(time, span.end, POPULARITY_HALF_LIFE)).alias("slow"),
+            F.sum(F.col("weight") * windows.decay(time, span.end, FAST_HALF_LIFE)).alias("fast"),
+            F.min("time").alias("first_event"),
+            F.max("time").alias("last_event"),
+        )
     )
 
 

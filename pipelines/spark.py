@@ -1,9 +1,13 @@
 """The Spark session of a stage."""
 
 import sys
+from collections.abc import Sequence
+from datetime import date
 
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
+from feature_repo import events as schema
+from pipelines.datasets import Dataset, Lake
 from recsys.settings import Settings
 
 
@@ -42,3 +46,13 @@ def session(settings: Settings, name: str) -> SparkSession:
     )
     spark.sparkContext.setLogLevel("ERROR")
     return spark
+
+
+def read(session: SparkSession, lake: Lake, dataset: Dataset, days: Sequence[date]) -> DataFrame:
+    """Published days of events, items or users; a column that a day was written without is empty there.
+
+    Raises:
+        BadData: a day is missing.
+    """
+    paths = [str(lake.require(dataset, day)) for day in days]
+    return session.read.schema(schema.TABLES[dataset.name].ddl()).parquet(*paths)

@@ -250,7 +250,7 @@ def main(params: Params, settings: Settings) -> stage.Result:
             f"no events published in the {params.window_days} days up to {params.day}; run ingest and quality"
         )
     log.info("reading %d days of events", len(days))
-    events = spark.read.parquet(*[str(lake.path(datasets.EVENTS, day)) for day in days])
+    events = engine.read(spark, lake, datasets.EVENTS, days)
     items, users = (_snapshot(lake, spark, dataset, params.day) for dataset in (datasets.ITEMS, datasets.USERS))
     lists = trending(
         events,
@@ -276,7 +276,7 @@ def main(params: Params, settings: Settings) -> stage.Result:
 def _snapshot(lake: Lake, spark: SparkSession, dataset: Dataset, day: date) -> DataFrame:
     """The newest whole table published up to a day."""
     newest = max(lake.days(dataset, day), default=day)
-    return spark.read.parquet(str(lake.require(dataset, newest)))
+    return engine.read(spark, lake, dataset, [newest])
 
 
 def _write(lake: Lake, dataset: Dataset, day: date, rows: DataFrame) -> None:

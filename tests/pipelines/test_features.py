@@ -233,3 +233,26 @@ def test_the_views_that_the_stage_names_are_those_that_it_writes(spark: SparkSes
     result = features.main(features.Params(day=LAST, run=RunId("r"), history_days=2), settings)
     assert set(result["rows"]) == {*features.VIEWS, "sequences"}
     assert {path.name for path in lake.folder(features.ITEM_STATS).parent.iterdir()} == set(features.VIEWS)
+
+
+def test_events_about_no_item_are_the_users_and_no_items(spark: SparkSession) -> None:
+    """A search, leaving a category and taking that back count as a visit; there is no item "nothing"."""
+    viewed = [("ann", "mug", "view", ago(1.5))]
+    silent = [("ann", None, kind, ago(0.5)) for kind in schema.ITEM_OPTIONAL]
+    now = activity(spark, viewed + silent)["ann", 0]
+    assert (now["sessions_30d"], now["active_days_30d"], now["events_total"]) == (2, 2, 1)
+    assert stats(spark, viewed + silent) == stats(spark, viewed)
+
+
+def test_a_lake_whose_older_days_lack_the_newer_columns_is_read(spark: SparkSession, settings: Settings) -> None:
+    lake = datasets.lake(settings)
+    newer = ["query", "category", "brand"]
+    for before in (1, 0):
+        events, items = shop(spark, [("ann", "mug", "view", ago(before + 0.5))])
+        lake.write(datasets.EVENTS, LAST - timedelta(days=before), events.drop(*newer * before).toArrow())
+    lake.write(datasets.ITEMS, LAST, items.toArrow())
+    lake.write(datasets.USERS, LAST, pa.Table.from_pylist([{"user_id": "ann"}], schema.USERS.arrow()))
+    features.main(features.Params(day=LAST, run=RunId("r"), history_days=2), settings)
+    assert lake.read(datasets.SEQUENCES, LAST)["items"].to_pylist() == [["mug", "mug"]]
+    read = lake.read_days(datasets.EVENTS, [LAST - timedelta(days=1), LAST], ["item_id", *newer])
+    assert read.to_pylist() == [{"item_id": "mug"} | dict.fromkeys(newer)] * 2

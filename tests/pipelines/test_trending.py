@@ -8,6 +8,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
@@ -261,3 +262,14 @@ def test_the_stage_names_what_is_missing(
         trending.main(trending.Params(day=DAY, run="r1"), settings)
     monkeypatch.setenv("RECSYS_STORAGE__ROOT", settings.storage.root)
     assert stage.run("trending", ["--day", str(DAY), "--run", "r1"]) is Exit.BAD_DATA
+
+
+def test_a_day_written_before_a_column_existed_is_read(settings: Settings, spark: SparkSession) -> None:
+    yesterday = DAY - timedelta(1)
+    publish(settings, {yesterday: [event("mug", days=1.5)], DAY: [event("cup", days=0.5)]}, [MUG, CUP])
+    lake = datasets.lake(settings)
+    lake.write(datasets.EVENTS, yesterday, lake.read(datasets.EVENTS, yesterday).drop_columns(["category", "brand"]))
+    lake.write(datasets.EVENTS, DAY, lake.read(datasets.EVENTS, DAY).drop_columns(["query"]))
+    trending.main(trending.Params(day=DAY, run="r1"), settings)
+    rows = lake.read(datasets.TRENDING, DAY).filter(pc.field("scope") == "global")
+    assert rows["item_id"].to_pylist() == ["cup", "mug"]
