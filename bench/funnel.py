@@ -147,7 +147,7 @@ class Funnel:
         kind = self.split.event
         meant = {
             "click": 1.0,
-            "cart": float(kind in ranking_requests.WANTED),
+            "cart": float(kind in ranking_requests.wanted()),
             "purchase": float(kind == events.EventType.PURCHASE),
         }
         rows = {
