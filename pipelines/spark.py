@@ -8,7 +8,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from feature_repo import events as schema
 from pipelines.datasets import Dataset, Lake
-from recsys.settings import Settings
+from recsys.settings import REPOSITORY, Settings
 
 
 def session(settings: Settings, name: str) -> SparkSession:
@@ -40,11 +40,12 @@ def session(settings: Settings, name: str) -> SparkSession:
         .config("spark.ui.showConsoleProgress", "false")
         .config("spark.driver.bindAddress", "127.0.0.1")
         .config("spark.driver.host", "127.0.0.1")
-        .config("spark.pyspark.python", sys.executable)
-        .config("spark.pyspark.driver.python", sys.executable)
+        .config("spark.executorEnv.PYTHONPATH", str(REPOSITORY))  # where a worker finds our modules
         .getOrCreate()
     )
     spark.sparkContext.setLogLevel("ERROR")
+    # `spark.pyspark.python` is read by spark-submit alone; here a worker would be the first `python3` of the PATH.
+    spark.sparkContext.pythonExec = sys.executable
     return spark
 
 
