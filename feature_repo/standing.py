@@ -133,7 +133,7 @@ class _Fold:
 
 def counts(moments: NDArray[Any], now: NDArray[Any] | float) -> NDArray[np.bool_]:
     """Whether events count at `now`, from what was said before: [...] of turns [..., T], +inf where there is none."""
-    known = moments < np.asarray(now)[..., None]
+    known = moments < np.expand_dims(np.asarray(now), -1)
     return np.asarray(known.sum(axis=-1) % 2 == 0)
 
 

@@ -58,7 +58,9 @@ QUARANTINE_ITEMS = Dataset("quarantine/items", "run", "items refused, with `reas
 QUARANTINE_USERS = Dataset("quarantine/users", "run", "users refused, with `reason`")
 TRENDING = Dataset("trending", "day", "scope, key, rank, item_id, score: decayed popularity, top 100 per scope")
 COVISITATION = Dataset("covisitation", "day", "item_id, kind, rank, other_id, lift, support: also bought / viewed")
-SEQUENCES = Dataset("sequences", "day", "one row per user or anonymous session: its positive events in time order")
+SEQUENCES = Dataset(
+    "sequences", "day", "one row per user or anonymous session: its positive events in time order, and their turns"
+)
 DECISIONS = Dataset(
     "decisions", "day", "what the API showed: one row per item, with propensity, by day of the response"
 )
