@@ -24,7 +24,10 @@ from recsys.settings import Settings
 SCALE = 1_000_000  # scores are summed in millionths: addition of integers does not depend on the order
 DAY = 86_400.0
 BOUGHT = (EventType.PURCHASE,)
-VIEWED = (EventType.VIEW, EventType.CLICK, EventType.COMPLETE, EventType.LIKE, EventType.RATE)
+VIEWED = (
+    *(EventType.VIEW, EventType.CLICK, EventType.COMPLETE, EventType.LIKE, EventType.RATE),
+    *(EventType.ADD_TO_WISHLIST, EventType.SHARE),
+)
 
 log = logging.getLogger(__name__)
 

@@ -14,11 +14,13 @@ from feature_repo import standing
 from feature_repo.events import EventType
 
 PAIR = ["visitor_id", "is_user", "item_id"]
-FOLDED = "array<struct<event_id: string, turns: array<bigint>>>"
+FOLDED = "array<struct<event_id: string, event: string, time: bigint, region: string, turns: array<bigint>>>"
 
 
 def turned(events: DataFrame, items: DataFrame) -> DataFrame:
-    """The events with turns, once per event_id: PAIR, event_id, event, time and region, weight, and `turns`: array.
+    """The events that have turns: PAIR, event_id, event, time, region, weight in favour, and `turns`, an array.
+
+    A no to a category is one row for each of its items that its visitor had acted on.
 
     Args:
         events: as published; what is not among them is not known.
@@ -37,12 +39,8 @@ def turned(events: DataFrame, items: DataFrame) -> DataFrame:
     spoken = agreed.join(against.select(*PAIR).distinct(), PAIR, "left_semi").withColumn("target", F.lit(""))
     entry = F.struct("time", "event_id", "event", "target", "region")
     folded = spoken.unionByName(against).groupBy(*PAIR).agg(F.collect_list(entry).alias("said"))
-    turns = F.explode(_fold(schema.yes(), schema.no())("said")).alias("fold")
-    ended = folded.select(*PAIR, "said", turns).select(
-        *PAIR, F.filter("said", lambda one: one["event_id"] == F.col("fold.event_id"))[0].alias("one"), "fold.turns"
-    )
-    rows = ended.select(*PAIR, "one.event_id", "one.event", "one.time", "one.region", "turns")
-    return rows.dropDuplicates(["event_id", "item_id"]).withColumn("weight", weight_of(schema.SIGNAL_WEIGHT))
+    ended = folded.select(*PAIR, F.inline(_fold(schema.yes(), schema.no())("said")))
+    return ended.withColumn("weight", weight_of(schema.SIGNAL_WEIGHT))
 
 
 def weight_of(weights: dict[str, float]) -> Column:
@@ -76,10 +74,11 @@ def _spelled_out(broad: DataFrame, agreed: DataFrame, items: DataFrame) -> DataF
 def _fold(yes: standing.Weights, no: standing.Weights) -> Any:
     """The fold as a function of `said`; it takes the weights along, for a worker of Spark knows the built-in types."""
 
-    def fold(said: Sequence[Any]) -> list[tuple[str, list[int]]]:
+    def fold(said: Sequence[Any]) -> list[tuple[Any, ...]]:
         ordered = sorted(said, key=lambda one: (one["time"], standing.order(one["event"], yes, no), one["event_id"]))
         kinds, times, targets = ([one[name] for one in ordered] for name in ("event", "time", "target"))
         folded = standing.turns(kinds, times, yes, no, targets)
-        return [(one["event_id"], moments) for one, moments in zip(ordered, folded, strict=True) if moments]
+        facts = ("event_id", "event", "time", "region")
+        return [(*(one[f] for f in facts), moments) for one, moments in zip(ordered, folded, strict=True) if moments]
 
     return F.udf(fold, FOLDED, useArrow=False)

@@ -143,7 +143,8 @@ def sequences(events: DataFrame, turned: DataFrame) -> DataFrame:
         F.array_sort(F.collect_list(moment)).alias("visits"), F.max_by("region", "time").alias("seen_region")
     )
     entries = F.map_from_entries(F.collect_list(F.struct("event_id", "turns"))).alias("turned")
-    ended = turned.where("weight > 0").groupBy("visitor_id", "is_user").agg(entries)
+    once = turned.where("weight > 0").dropDuplicates(["visitor_id", "is_user", "event_id"])  # a map takes a key once
+    ended = once.groupBy("visitor_id", "is_user").agg(entries)
     return visits.join(ended, ["visitor_id", "is_user"], "left")
 
 
