@@ -2,7 +2,8 @@
 
 Two passes over SEQUENCES, batch by batch: one that counts (vocabulary, popularity, co-occurrence), one that
 turns strings into integers for `pipelines.examples`. Nothing at or after the cutoff is used, but the content of
-items, which does not change with time.
+items, which does not change with time. What was taken back before the cutoff is no example of what a visitor wants; a
+history holds it until then.
 """
 
 import logging
@@ -15,14 +16,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset
 import scipy.sparse
 from numpy.typing import NDArray
 
-from feature_repo import events, names, transforms
+from feature_repo import events, names, standing, transforms
 from models import two_tower, vocabulary
 from models.vocabulary import FIRST
 from pipelines import datasets, examples
+from pipelines import sequences as stored
 from pipelines.datasets import Lake
 
 ROWS_AT_ONCE = 20_000  # visitors in memory
@@ -52,10 +53,7 @@ class Source:
     preferences: Mapping[str, list[str]]
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        columns = ["visitor_id", "region", "age_group", "items", "events", "times"]
-        path = self.lake.require(datasets.SEQUENCES, self.day)
-        found = pyarrow.dataset.dataset(path, format="parquet")
-        yield from found.to_batches(columns=columns, batch_size=ROWS_AT_ONCE)
+        yield from stored.batches(self.lake, self.day, ["visitor_id", "region", "age_group"], ROWS_AT_ONCE)
 
 
 def source(lake: Lake, day: date, cutoff: datetime) -> Source:
@@ -69,12 +67,22 @@ def source(lake: Lake, day: date, cutoff: datetime) -> Source:
 
 @dataclass(frozen=True)
 class Flat:
-    """The events before the cutoff of some visitors, one element each, in order of visitor and time."""
+    """The events before the cutoff of some visitors, one element each, in order of visitor and time.
+
+    Attributes:
+        turns: [events, T] of `sequences.turns`, +inf from the cutoff on.
+    """
 
     owner: NDArray[np.int64]
     items: NDArray[np.object_]
     events: NDArray[np.object_]
     times: NDArray[np.float64]
+    turns: NDArray[np.float64]
+
+    def standing(self) -> "Flat":
+        """Those that count at the cutoff."""
+        rows = standing.counts(self.turns, np.inf)
+        return Flat(self.owner[rows], self.items[rows], self.events[rows], self.times[rows], self.turns[rows])
 
 
 def flat(batch: pa.RecordBatch, cutoff: float) -> Flat:
@@ -91,7 +99,9 @@ def flat(batch: pa.RecordBatch, cutoff: float) -> Flat:
     chance = np.random.default_rng(len(owner)).random(len(owner))
     order = np.lexsort((chance, times, owner))
     order = order[times[order] < cutoff]
-    return Flat(owner[order], items[order], kinds[order], times[order].astype(np.float64))
+    ends = stored.turns(batch)[order]
+    ends = np.where(ends < cutoff, ends, np.inf)
+    return Flat(owner[order], items[order], kinds[order], times[order].astype(np.float64), ends)
 
 
 @dataclass(frozen=True)
@@ -122,7 +132,7 @@ def census(found: Source) -> Census:
     total, visitors, first = 0, 0, np.inf
     known = set(found.content["item_id"])
     for batch in found.batches():
-        rows = flat(batch, found.cutoff.timestamp())
+        rows = flat(batch, found.cutoff.timestamp()).standing()
         signal = _signal(rows.events)
         ids, place = np.unique(rows.items.astype(str), return_inverse=True)
         for item, sum_ in zip(ids.tolist(), np.bincount(place, signal, len(ids)), strict=True):
@@ -275,6 +285,7 @@ def sequences(found: Source, words: vocabulary.Vocabulary) -> Iterator[examples.
             items=items[kept],
             events=_codes(rows.events[kept], codes["events"], 0.0).astype(np.int64),
             times=rows.times[kept],
+            turns=rows.turns[kept],
             signal=_signal(rows.events[kept]),
             region=region.astype(np.int64),
             age_group=age_group.astype(np.int64),

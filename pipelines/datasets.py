@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet
 
+from feature_repo.events import TABLES
 from recsys.errors import BadData
 from recsys.settings import Settings
 
@@ -60,7 +61,9 @@ QUARANTINE_ITEMS = Dataset("quarantine/items", "run", "items refused, with `reas
 QUARANTINE_USERS = Dataset("quarantine/users", "run", "users refused, with `reason`")
 TRENDING = Dataset("trending", "day", "scope, key, rank, item_id, score: decayed popularity, top 100 per scope")
 COVISITATION = Dataset("covisitation", "day", "item_id, kind, rank, other_id, lift, support: also bought / viewed")
-SEQUENCES = Dataset("sequences", "day", "one row per user or anonymous session: its positive events in time order")
+SEQUENCES = Dataset(
+    "sequences", "day", "one row per user or anonymous session: its positive events in time order, and their turns"
+)
 DECISIONS = Dataset(
     "decisions", "day", "what the API showed: one row per item, with propensity, by day of the response"
 )
@@ -119,8 +122,15 @@ class Lake:
         return path
 
     def read(self, dataset: Dataset, partition: date | RunId, columns: list[str] | None = None) -> pa.Table:
-        """One partition as an Arrow table. Raises BadData if there is none."""
-        return pyarrow.dataset.dataset(self.require(dataset, partition), format="parquet").to_table(columns=columns)
+        """One partition as an Arrow table. Raises BadData if there is none.
+
+        Published columns that a day was written without are empty.
+        """
+        found = pyarrow.dataset.dataset(self.require(dataset, partition), format="parquet")
+        if columns and dataset in CLEAN.values():
+            added = [f for f in TABLES[dataset.name].arrow() if f.name in columns and f.name not in found.schema.names]
+            found = found.replace_schema(pa.schema([*found.schema, *added]))
+        return found.to_table(columns=columns)
 
     def read_days(self, dataset: Dataset, days: list[date], columns: list[str] | None = None) -> pa.Table:
         """Several days as one Arrow table, in the order given. Raises BadData if one is missing or none is asked."""

@@ -19,7 +19,6 @@ item_features.py, the arithmetic of windows in windows.py, and what they share i
 """
 
 import logging
-from collections.abc import Sequence
 from datetime import date, timedelta
 
 import pyarrow as pa
@@ -29,8 +28,7 @@ from pydantic import Field
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
-from feature_repo import events as schema
-from pipelines import datasets, feature_rows, item_features, reuse, split, stage, user_features
+from pipelines import datasets, feature_rows, item_features, reuse, split, stage, turns, user_features
 from pipelines import spark as engine
 from pipelines.datasets import Dataset, Lake
 from pipelines.feature_rows import Span
@@ -71,18 +69,18 @@ def main(params: Params, settings: Settings) -> stage.Result:
     span = Span.until(params.day, previous, filled)
     log.info("features of %s: %d days, %s", params.day, span.last - span.first + 1, "first run" if span.initial else "")
     session = engine.session(settings, "features")
-    items, users = (_read(session, lake, dataset, [params.day]) for dataset in (datasets.ITEMS, datasets.USERS))
-    events = feature_rows.prepare(
-        _read(session, lake, datasets.EVENTS, lake.days(datasets.EVENTS, until=params.day)), items, span
-    ).persist()
+    items, users = (engine.read(session, lake, dataset, [params.day]) for dataset in (datasets.ITEMS, datasets.USERS))
+    published = engine.read(session, lake, datasets.EVENTS, lake.days(datasets.EVENTS, until=params.day))
+    events = feature_rows.prepare(published, items, span).persist()
     try:
         emit = user_features.active_days(events, span).persist()
-        visits = user_features.sequences(events).persist()
+        turned = turns.turned(published.where(F.unix_seconds("event_time") < span.end), items).persist()
+        visits = user_features.sequences(events, turned).persist()
         bought = feature_rows.purchases(events).persist()
         frames = {
-            "item_stats": item_features.item_stats(events, bought, items, span),
+            "item_stats": item_features.item_stats(events, turned, bought, items, span),
             "user_activity": user_features.user_activity(events, emit),
-            "user_categories": user_features.user_categories(events, emit, span),
+            "user_categories": user_features.user_categories(events, turned, items, emit, span),
             "user_history": user_features.user_history(visits, emit),
             "session_history": user_features.session_history(visits, span),
             "item_content": item_features.item_content(items, _snapshot(session, lake, datasets.ITEMS, previous), span),
@@ -109,15 +107,10 @@ def _previous(lake: Lake, day: date) -> date | None:
     return done[-1] if done else None
 
 
-def _read(session: SparkSession, lake: Lake, dataset: Dataset, days: Sequence[date]) -> DataFrame:
-    paths = [str(lake.require(dataset, day)) for day in days]
-    return session.read.schema(schema.TABLES[dataset.name].ddl()).parquet(*paths)
-
-
 def _snapshot(session: SparkSession, lake: Lake, dataset: Dataset, until: date | None) -> DataFrame | None:
     """The newest snapshot of a dataset up to a day."""
     days = lake.days(dataset, until=until) if until else []
-    return _read(session, lake, dataset, days[-1:]) if days else None
+    return engine.read(session, lake, dataset, days[-1:]) if days else None
 
 
 def _publish(lake: Lake, view: Dataset, frame: DataFrame, span: Span) -> int:

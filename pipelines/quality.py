@@ -357,7 +357,7 @@ def _null_rules(gate: Gate, table: Table, days: Sequence[date], by: str | None) 
     """Rules that no optional column gets much emptier than in the published days; none on a first load."""
     if not days:
         return []
-    rows = gate.spark.read.parquet(*[str(gate.lake.require(datasets.CLEAN[table.name], day)) for day in days])
+    rows = engine.read(gate.spark, gate.lake, datasets.CLEAN[table.name], days)
     columns = [c.name for c in table.columns if not c.required]
     groups = [F.col(by).alias("_group"), _day().alias("_on")] if by else [F.lit("").alias("_group")]
     empty = [F.avg(F.col(name).isNull().cast("double")).alias(name) for name in columns]

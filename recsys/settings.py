@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from recsys.errors import Permanent
 
@@ -205,6 +205,25 @@ class Bus(Group):
     )
 
 
+class CustomEvent(Group):
+    """An event type of a shop's own, about an item."""
+
+    weight: float = Field(gt=0, le=100, description="how much it says; a view weighs 1, a purchase and a dislike 4")
+    polarity: Literal["positive", "negative"] = Field(description="whether it speaks for the item or against it")
+
+
+class Events(Group):
+    """What visitors do."""
+
+    custom: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")], CustomEvent] = Field(
+        {},
+        max_length=32,
+        description="event types beside the built-in ones, by name: lower-case letters, digits and _; such as "
+        '{"play_trailer": {"weight": 0.5, "polarity": "positive"}}. Set it for all processes alike, and before the '
+        "first such event: the API refuses a type that it does not know",
+    )
+
+
 class Changes(Group):
     """Changes of the catalogue between two releases."""
 
@@ -270,6 +289,7 @@ class Settings(BaseSettings):
     services: Services = Services()
     api: Api = Api()
     bus: Bus = Bus()
+    events: Events = Events()
     changes: Changes = Changes()
     dismissals: Dismissals = Dismissals()
     predictors: Predictors = Predictors()
@@ -372,3 +392,5 @@ def load() -> Settings:
         return Settings()
     except ValidationError as error:
         raise Permanent(f"settings refused: {error}") from error
+    except SettingsError as error:
+        raise Permanent(f"settings refused: {error}; what is no plain value is written as JSON") from error

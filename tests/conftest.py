@@ -13,7 +13,8 @@ from typing import Any
 import prometheus_client  # noqa: F401 - before Feast, which would make all metrics of this process share files
 import pytest
 
-from recsys.settings import Network, Services, Settings, Storage, load
+from feature_repo import events
+from recsys.settings import CustomEvent, Network, Services, Settings, Storage, load
 
 load()
 
@@ -139,3 +140,15 @@ def tiny_shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shop") / "tiny"
     canonical.write(Plan(users=300, items=200, events=15_000, days=12), folder)
     return folder
+
+
+@pytest.fixture
+def own_events() -> Iterator[None]:
+    """A shop with two event types of its own: `play_trailer`, half a view, and `report`, half a dislike."""
+    chosen = {
+        "play_trailer": CustomEvent(weight=0.5, polarity="positive"),
+        "report": CustomEvent(weight=2, polarity="negative"),
+    }
+    events.configure(chosen)
+    yield
+    events.configure({})

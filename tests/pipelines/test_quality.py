@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
@@ -400,3 +401,22 @@ def test_a_column_that_got_empty_stops_the_run(settings: Settings, spark: SparkS
     # What another type of event leaves empty is no news about purchases.
     stage_batch(settings, [*many(200, lambda n: {"event": "view", "region": None} if n % 2 else {})])
     assert run(settings)["passed"]
+
+
+def test_days_published_before_a_column_existed_are_compared_with(settings: Settings, spark: SparkSession) -> None:
+    publish_history(settings, 200)
+    lake = datasets.lake(settings)
+    for day in lake.days(datasets.EVENTS):
+        lake.write(datasets.EVENTS, day, lake.read(datasets.EVENTS, day).drop_columns(["query", "category", "brand"]))
+    stage_batch(settings, many(200, lambda _: {}))
+    assert run(settings)["rows"]["events"] == 200
+
+
+def test_an_event_about_no_item_is_published(settings: Settings, spark: SparkSession) -> None:
+    silent = {"search": {"query": "mugs"}, "unsubscribe": {"category": "Home"}, "undo": {"brand": "Acme"}}
+    more = [event(n, item_id=None, event=kind, **what) for n, (kind, what) in enumerate(silent.items(), 100)]
+    stage_batch(settings, [*GOOD, *more, event(200, item_id=None)])
+    run(settings)
+    assert quarantined(settings, "events") == {"e0200": "missing_item_id"}
+    found = datasets.lake(settings).read(datasets.EVENTS, DAY).filter(pc.field("event_id") >= "e0100")
+    assert set(found["event"].to_pylist()) == set(silent)
