@@ -21,7 +21,7 @@ class Day:
     """The note of one day.
 
     Attributes:
-        whole: a source said all that it has of the day; False while the day is only what the API has received so far.
+        whole: the source had reached the day; False while the day is only what the API has received so far.
         rows: published.
         digest: of the events that it was made of, before the gate.
         linked: days that hold an event which this day has as well: when one of them changes, this one may get it back.
@@ -52,7 +52,7 @@ def doubt(lake: Lake, day: date) -> None:
     """Have a day read again by the next run: something that it shares with another day has changed."""
     folder = lake.path(datasets.EVENTS, day)
     work = folder / f".{NOTE}.tmp"
-    work.write_text(json.dumps(asdict(replace(_read(folder / NOTE), whole=False)), default=str))
+    work.write_text(json.dumps(asdict(replace(_read(folder / NOTE), digest="")), default=str))
     work.replace(folder / NOTE)
 
 

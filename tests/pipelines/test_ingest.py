@@ -337,6 +337,22 @@ def test_a_closed_day_is_a_whole_day_with_nothing(settings: Settings, tmp_path: 
     assert len(datasets.lake(settings).days(datasets.EVENTS)) == 7
 
 
+def test_a_day_that_the_source_has_not_reached_is_not_whole_whatever_the_api_has(
+    settings: Settings, tmp_path: Path
+) -> None:
+    shop = _shop(tmp_path / "shop", MONTH[:200])
+    _publish(settings, _ingest(settings, shop, date(2026, 2, 10)))
+    _receive(settings, API | {"event_id": "a", "event_time": "2026-02-11T12:00:00Z"})
+    result = _ingest(settings, shop, date(2026, 2, 11))
+    assert (result["rows"]["events"], result["not_whole"]) == (1, ["2026-02-11"])
+    _publish(settings, result, date(2026, 2, 11))
+    with pytest.raises(NothingToDo):
+        _ingest(settings, shop, date(2026, 2, 12))
+    late_export = _shop(tmp_path / "shop", MONTH[:240])
+    result = _ingest(settings, late_export, date(2026, 2, 12))
+    assert (days(result), result["not_whole"]) == ((2, "2026-02-11", "2026-02-12"), [])
+
+
 def test_a_source_that_forgets_old_days_unpublishes_nothing(settings: Settings, tmp_path: Path) -> None:
     _publish(settings, _ingest(settings, _shop(tmp_path / "shop", MONTH), date(2026, 2, 10)))
     kept = MONTH[4 * 20 + 7 :]  # a rolling export, cut in the middle of a day
