@@ -64,16 +64,19 @@ def _read(path: Path) -> Day:
 
 
 def remember_passed(lake: Lake, batch: Mapping[date, str]) -> None:
-    """Note that a batch passed the gate, before its days are moved: after a crash, the rest is not judged again."""
+    """Note that a batch passed the gate, before its days are moved: after a crash, the rest is not judged again.
+
+    A first load is judged as a whole. If the rest of it were judged day by day, the lake would end otherwise.
+    """
     path = _passed(lake)
     path.parent.mkdir(parents=True, exist_ok=True)
     work = path.with_name(f".{path.name}.tmp")
-    work.write_text(json.dumps({str(day): digest for day, digest in batch.items()}))
+    work.write_text(json.dumps({str(day): digest for day, digest in {**passed(lake), **batch}.items()}))
     work.replace(path)
 
 
 def passed(lake: Lake) -> Mapping[date, str]:
-    """The days, and what they were made of, of the last batch that passed the gate."""
+    """What each day was made of when it passed the gate last."""
     path = _passed(lake)
     return (
         {date.fromisoformat(day): made for day, made in json.loads(path.read_text()).items()} if path.exists() else {}

@@ -55,7 +55,7 @@ class Screen:
         limits: how much is too much.
         published: what the lake has.
         accepted: days that are not judged.
-        passed: days of a batch that passed before, and what they were made of then.
+        passed: days that passed before, and what they were made of then.
         closed: days of which the source has no rows: whatever the API has of them is enough.
     """
 

@@ -18,7 +18,7 @@ from feature_repo.events import EVENTS
 from pipelines import batch, datasets, ingest, published, stage
 from pipelines.datasets import RunId
 from recsys import bus
-from recsys.errors import BadData, NothingToDo, UsageError
+from recsys.errors import BadData, Exit, NothingToDo, UsageError
 from recsys.settings import Settings, child_environment
 
 RUN = RunId("r1")
@@ -279,6 +279,17 @@ def test_nothing_new_is_nothing_to_do_and_says_where_the_data_end(settings: Sett
     with pytest.raises(NothingToDo, match=r"nothing new up to 2026-01-20; its last day is 2026-01-16: the shop was cl"):
         _ingest(settings, tiny_shop, date(2026, 1, 20))
     assert not datasets.lake(settings).path(datasets.STAGED_EVENTS, RUN).exists()
+
+
+def test_a_scheduler_is_told_that_there_is_nothing_to_do(
+    settings: Settings, tiny_shop: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("RECSYS_STORAGE__ROOT", settings.storage.root)
+    _publish(settings, _ingest(settings, tiny_shop))
+    caplog.set_level("INFO")
+    assert stage.run("ingest", ["--day", "2026-01-17", "--run", "r2"]) is Exit.SKIP
+    assert "ingest: nothing to do: canonical:" in caplog.text
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 def _shop(folder: Path, times: Sequence[str], items: str = "i1,Mug,Home,2026-01-01,true\n", users: str = "") -> Path:
