@@ -12,7 +12,7 @@ nothing of the days before it, nor of its first, which may be cut.
 
 import json
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from datetime import date, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -91,7 +91,8 @@ class Batch:
         path = _path(settings, run)
         path.parent.mkdir(parents=True, exist_ok=True)
         made_of = {str(day): digest for day, digest in self.made_of.items()}
-        path.write_text(json.dumps(asdict(replace(self, made_of=made_of)), default=str))
+        facts = {"made_of": made_of, "whole": self.whole, "closed": self.closed, "gone": self.gone}
+        path.write_text(json.dumps(facts | {"rows_read": self.rows_read}, default=str))
 
     @classmethod
     def read(cls, settings: Settings, run: RunId) -> Self:
@@ -101,8 +102,8 @@ class Batch:
             raise BadData(f"run {run!r} has no batch; run `python -m pipelines ingest` first")
         facts = json.loads(path.read_text())
         made_of = {date.fromisoformat(day): digest for day, digest in facts["made_of"].items()}
-        days = (tuple(map(date.fromisoformat, facts[name])) for name in ("whole", "closed", "gone"))
-        return cls(made_of, *days, facts["rows_read"])
+        whole, closed, gone = (tuple(map(date.fromisoformat, facts[name])) for name in ("whole", "closed", "gone"))
+        return cls(made_of, whole, closed, gone, facts["rows_read"])
 
 
 def _path(settings: Settings, run: RunId) -> Path:
