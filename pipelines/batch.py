@@ -1,7 +1,8 @@
 """Which days a run reads and publishes: what differs between the input and the lake, and nothing else.
 
 The rule needs no memory of what earlier runs did or failed to do, so the lake ends the same in whatever order runs
-come: a day is published when it is not whole, or when the input says something else of it than what it was made of.
+come: a day is published when it is not whole, or when the input says something else of it than what it was made of. It
+is whole when the source has reached it. Behind that, it has what the API has received so far.
 
 The input says something of a day when it has rows of it, or when the source has both earlier and later ones: then the
 day is closed, a day with nothing. Of a day behind the source's last one it says nothing yet, nor of one in a hole of
@@ -11,7 +12,7 @@ nothing of the days before it, nor of its first, which may be cut.
 
 import json
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import date, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +25,7 @@ from pipelines.sources.clock import Span
 from recsys.errors import BadData
 from recsys.settings import Settings
 
+NEVER = Day(False, 0, "")
 HOLE = timedelta(days=366)
 
 
@@ -40,6 +42,9 @@ class Input:
     seen: Mapping[date, str]
     span: Span | None
     strays: Collection[date] = ()
+
+    def reaches(self, day: date) -> bool:
+        return self.span is not None and self.span.reaches(day)
 
     def closed(self, until: date) -> set[date]:
         """Days with nothing, up to one, between the first and the last day of the source, but for HOLEs."""
@@ -69,14 +74,16 @@ class Batch:
     """What ingest hands to the quality gate beside the staged tables.
 
     Attributes:
-        whole: a source said all that it has of the days; else they are the days so far.
         made_of: the days, and the digests of their staged events.
+        whole: those of them that the source has reached; the others are days so far.
+        closed: those of the whole ones of which the source has no rows, although the API may have some.
         gone: published days to remove.
         rows_read: of the source.
     """
 
-    whole: bool
     made_of: Mapping[date, str]
+    whole: tuple[date, ...] = ()
+    closed: tuple[date, ...] = ()
     gone: tuple[date, ...] = ()
     rows_read: int = 0
 
@@ -84,7 +91,8 @@ class Batch:
         path = _path(settings, run)
         path.parent.mkdir(parents=True, exist_ok=True)
         made_of = {str(day): digest for day, digest in self.made_of.items()}
-        path.write_text(json.dumps(asdict(self) | {"made_of": made_of}, default=str))
+        facts = {"made_of": made_of, "whole": self.whole, "closed": self.closed, "gone": self.gone}
+        path.write_text(json.dumps(facts | {"rows_read": self.rows_read}, default=str))
 
     @classmethod
     def read(cls, settings: Settings, run: RunId) -> Self:
@@ -94,7 +102,8 @@ class Batch:
             raise BadData(f"run {run!r} has no batch; run `python -m pipelines ingest` first")
         facts = json.loads(path.read_text())
         made_of = {date.fromisoformat(day): digest for day, digest in facts["made_of"].items()}
-        return cls(facts["whole"], made_of, tuple(map(date.fromisoformat, facts["gone"])), facts["rows_read"])
+        whole, closed, gone = (tuple(map(date.fromisoformat, facts[name])) for name in ("whole", "closed", "gone"))
+        return cls(made_of, whole, closed, gone, facts["rows_read"])
 
 
 def _path(settings: Settings, run: RunId) -> Path:
@@ -115,10 +124,9 @@ def plan(day: date, found: Input, published: Mapping[date, Day], since: date | N
     silent = _silent(found, published, gone)
 
     def differs(one: date) -> bool:
-        before = published.get(one)
-        if before is None or not before.whole:
-            return True
-        return one not in silent and before.digest != found.seen.get(one, digests.EMPTY)
+        before = published.get(one, NEVER)
+        changed = before.digest != found.seen.get(one, digests.EMPTY)
+        return changed and one not in silent if before.whole else changed or found.reaches(one)
 
     if since is None:
         wanted = {one for one in known if differs(one)} | (known & {day})

@@ -61,14 +61,14 @@ def hashes(values: Any) -> Hashes:
         kinds = kinds.cast(pa.int64())
     hashed: Hashes = np.append(pd.util.hash_array(kinds.to_numpy(zero_copy_only=False), categorize=False), _NOTHING)
     index: NDArray[np.int64] = encoded.indices.fill_null(len(kinds)).to_numpy(zero_copy_only=False)
-    found: Hashes = hashed[index]
-    return found
+    return hashed[index]
 
 
 def _rows(batch: pa.RecordBatch) -> Hashes:
     """[n] A hash of each row; the place of a column counts."""
-    total = np.zeros(batch.num_rows, np.uint64)
+    total: Hashes = np.zeros(batch.num_rows, np.uint64)
     for name in batch.schema.names:
         if name != UNHASHED:
             total = (total ^ (total >> np.uint64(29))) * _PRIME + hashes(batch.column(name))
-    return total ^ (total >> np.uint64(32))
+    mixed: Hashes = total ^ (total >> np.uint64(32))
+    return mixed

@@ -141,13 +141,8 @@ class Check:
 
 
 def event_rules(as_of: datetime, rows_read: int, limits: Limits) -> list[Rule]:
-    """Rules of one event.
-
-    Args:
-        as_of: the first moment after the data day.
-        rows_read: of the source, of which every run sees all wrong clocks again.
-        limits: how much is too much.
-    """
+    """Rules of one event; `as_of` is the first moment after the data day, and `rows_read` the number of rows of the
+    source, of which every run sees all wrong clocks again."""
     types = ", ".join(f"'{kind}'" for kind in schema.EVENT_TYPES)
     return [
         *(

@@ -12,12 +12,14 @@ the day sees the row of the day before. Per view:
 
 The first run fills the holdout and the days around its start. Training joins users into the holdout, so older rows
 would cost time and serve nobody; for users who were away during all of it, the first partition also keeps their last
-row before, stamped with its own time. Later runs add the days since the last one.
+row before, stamped with its own time. Later runs add the days since the last one. Where events have been published anew
+since (refunds, late events), they write again what was made of those, but no further back than a first run fills.
 
 Here is the order of work; the views of users and sessions are in user_features.py, those of items in
 item_features.py, the arithmetic of windows in windows.py, and what they share in feature_rows.py.
 """
 
+import bisect
 import logging
 from datetime import date, timedelta
 
@@ -42,6 +44,7 @@ VIEWS = (
     *("item_stats", "item_content", "session_history"),
     *("user_activity", "user_categories", "user_history", "user_profile"),
 )
+SNAPSHOTS = ("item_content", "user_profile")  # made of the catalogue and the users, not of events
 REPEAT_THRESHOLD = 0.15  # of purchases; above it people buy again, and a recommendation may repeat what they bought
 
 
@@ -66,7 +69,8 @@ def main(params: Params, settings: Settings) -> stage.Result:
     lake = datasets.lake(settings)
     previous = _previous(lake, params.day)
     filled = params.history_days or split.holdout(lake, params.day).days + BEFORE_HOLDOUT
-    span = Span.until(params.day, previous, filled)
+    span = Span.until(params.day, _standing(lake, params.day, filled), filled)
+    since_then = Span.until(params.day, previous, filled)
     log.info("features of %s: %d days, %s", params.day, span.last - span.first + 1, "first run" if span.initial else "")
     session = engine.session(settings, "features")
     items, users = (engine.read(session, lake, dataset, [params.day]) for dataset in (datasets.ITEMS, datasets.USERS))
@@ -83,10 +87,15 @@ def main(params: Params, settings: Settings) -> stage.Result:
             "user_categories": user_features.user_categories(events, turned, items, emit, span),
             "user_history": user_features.user_history(visits, emit),
             "session_history": user_features.session_history(visits, span),
-            "item_content": item_features.item_content(items, _snapshot(session, lake, datasets.ITEMS, previous), span),
-            "user_profile": user_features.user_profile(users, _snapshot(session, lake, datasets.USERS, previous), span),
+            "item_content": item_features.item_content(
+                items, _snapshot(session, lake, datasets.ITEMS, previous), since_then
+            ),
+            "user_profile": user_features.user_profile(
+                users, _snapshot(session, lake, datasets.USERS, previous), since_then
+            ),
         }
-        rows = {name: _publish(lake, datasets.feature_view(name), frame, span) for name, frame in frames.items()}
+        spans = {name: since_then if name in SNAPSHOTS else span for name in frames}
+        rows = {name: _publish(lake, datasets.feature_view(name), frame, spans[name]) for name, frame in frames.items()}
         rows["sequences"] = _publish_day(
             lake, datasets.SEQUENCES, params.day, user_features.training_sequences(visits, users)
         )
@@ -107,6 +116,25 @@ def _previous(lake: Lake, day: date) -> date | None:
     return done[-1] if done else None
 
 
+def _standing(lake: Lake, day: date, filled: int) -> date | None:
+    """The last day before `day` up to which no events were published after what was made of them."""
+    previous = _previous(lake, day)
+    if previous is None:
+        return None
+    done = lake.days(ITEM_STATS, until=previous)
+    stale = previous + timedelta(days=1)
+    for event_day in lake.days(datasets.EVENTS, until=previous):
+        made = done[bisect.bisect_left(done, event_day)]
+        if _written(lake, datasets.EVENTS, event_day) > _written(lake, ITEM_STATS, made):
+            stale = min(stale, made)
+    return max(stale - timedelta(days=1), min(previous, day - timedelta(days=filled)))
+
+
+def _written(lake: Lake, dataset: Dataset, day: date) -> int:
+    """When the files of a partition were written, in nanoseconds."""
+    return max(path.stat().st_mtime_ns for path in lake.path(dataset, day).iterdir())
+
+
 def _snapshot(session: SparkSession, lake: Lake, dataset: Dataset, until: date | None) -> DataFrame | None:
     """The newest snapshot of a dataset up to a day."""
     days = lake.days(dataset, until=until) if until else []
@@ -116,7 +144,7 @@ def _snapshot(session: SparkSession, lake: Lake, dataset: Dataset, until: date |
 def _publish(lake: Lake, view: Dataset, frame: DataFrame, span: Span) -> int:
     """Write one partition a day, the last even if it is empty; returns the number of rows.
 
-    Rows of users from before the span go into its first partition.
+    Rows of users from before the span go into its first partition. A day of the span that has no rows any more leaves.
     """
     oldest = span.oldest if view == ITEM_STATS else span.first
     partition = F.date_add(F.lit(feature_rows.EPOCH), F.greatest("day", F.lit(oldest)))
@@ -130,6 +158,10 @@ def _publish(lake: Lake, view: Dataset, frame: DataFrame, span: Span) -> int:
             empty: pa.Table = frame.drop("day").limit(0).toArrow()
             pyarrow.parquet.write_table(empty, last / "part-0.parquet")
         rows = int(pyarrow.dataset.dataset(work, format="parquet", partitioning=None).count_rows())
+        written = {date.fromisoformat(path.name.removeprefix("day=")) for path in work.glob("day=*")}
+    for day in lake.days(view, until=feature_rows.date_of(span.last)):
+        if day >= feature_rows.date_of(span.first) and day not in written:
+            lake.remove(view, day)
     log.info("%s: %d rows", view.name, rows)
     return rows
 

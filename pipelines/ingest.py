@@ -187,19 +187,24 @@ def main(params: Params, settings: Settings) -> stage.Result:
     else:
         taken, planned, staged = _whole(lake, params, chosen, main_source, received)
     told = changed.read(root)
+    if taken.span is not None and params.day > taken.span.last:
+        log.warning("%s has nothing of %s yet; its last day is %s", chosen, params.day, taken.span.last)
     until = datasets.end_of(params.day)
     items = _stage_table(lake, params.run, ITEMS, told.over(catalogue.items(until), until))
     users = _stage_table(lake, params.run, USERS, catalogue.users(until))
     made_of = staged.digests.by_day()
     digest_of = {day: made_of.get(day, digests.EMPTY) for day in planned.days}
-    Batch(taken.main is not None, digest_of, planned.gone, taken.days.rows.total()).write(settings, params.run)
+    whole = [day for day in planned.days if taken.span is not None and taken.span.reaches(day)]
+    closed = [day for day in whole if day not in taken.days.rows]
+    handed = Batch(digest_of, tuple(whole), tuple(closed), planned.gone, taken.days.rows.total())
+    handed.write(settings, params.run)
     inputs: list[Source | Changed] = [part for part in (taken.main, received, told) if part is not None]
     return {
         "source": chosen,
         "since_asked": params.since.isoformat() if params.since else None,
         "day": params.day.isoformat(),
-        "whole": taken.main is not None,
-        "closed_days": len(digest_of) - len(made_of),
+        "not_whole": [str(day) for day in planned.days if day not in whole],
+        "closed_days": len(closed),
         "removed_days": len(planned.gone),
         "days": len(made_of),
         "first_day": min(map(str, made_of), default=None),

@@ -21,7 +21,7 @@ class Day:
     """The note of one day.
 
     Attributes:
-        whole: a source said all that it has of the day; False while the day is only what the API has received so far.
+        whole: the source had reached the day; False while the day is only what the API has received so far.
         rows: published.
         digest: of the events that it was made of, before the gate.
         linked: days that hold an event which this day has as well: when one of them changes, this one may get it back.
@@ -52,7 +52,7 @@ def doubt(lake: Lake, day: date) -> None:
     """Have a day read again by the next run: something that it shares with another day has changed."""
     folder = lake.path(datasets.EVENTS, day)
     work = folder / f".{NOTE}.tmp"
-    work.write_text(json.dumps(asdict(replace(_read(folder / NOTE), whole=False)), default=str))
+    work.write_text(json.dumps(asdict(replace(_read(folder / NOTE), digest="")), default=str))
     work.replace(folder / NOTE)
 
 
@@ -64,16 +64,19 @@ def _read(path: Path) -> Day:
 
 
 def remember_passed(lake: Lake, batch: Mapping[date, str]) -> None:
-    """Note that a batch passed the gate, before its days are moved: after a crash, the rest is not judged again."""
+    """Note that a batch passed the gate, before its days are moved: after a crash, the rest is not judged again.
+
+    A first load is judged as a whole. If the rest of it were judged day by day, the lake would end otherwise.
+    """
     path = _passed(lake)
     path.parent.mkdir(parents=True, exist_ok=True)
     work = path.with_name(f".{path.name}.tmp")
-    work.write_text(json.dumps({str(day): digest for day, digest in batch.items()}))
+    work.write_text(json.dumps({str(day): digest for day, digest in {**passed(lake), **batch}.items()}))
     work.replace(path)
 
 
 def passed(lake: Lake) -> Mapping[date, str]:
-    """The days, and what they were made of, of the last batch that passed the gate."""
+    """What each day was made of when it passed the gate last."""
     path = _passed(lake)
     return (
         {date.fromisoformat(day): made for day, made in json.loads(path.read_text()).items()} if path.exists() else {}

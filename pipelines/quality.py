@@ -154,13 +154,17 @@ class Gate:
         rows = expectations.annotate(self._marked(items, users), rules).persist(StorageLevel.DISK_ONLY)
         checks: list[Check] = []
         held: set[date] = set()
-        known = batch.whole and any(note.whole for note in notes.values())
+        known = any(note.whole for note in notes.values())
         if known:
-            screen = Screen(self.params.day, rules, self.params, notes, self.accepted, published.passed(self.lake))
-            checks, held = screen.judge(batch.made_of, screening.tallies(rows, rules))
+            passed = published.passed(self.lake)
+            screen = Screen(self.params.day, rules, self.params, notes, self.accepted, passed, batch.closed)
+            made_of = {day: batch.made_of[day] for day in batch.whole}
+            checks, held = screen.judge(made_of, screening.tallies(rows, rules))
         vouched = self.accepted.keys() & (batch.made_of if known else {self.params.day})
         left = rows.where(~_day().isin(held) | F.col(expectations.CLOCK).isNotNull()) if held else rows
-        judged = self.judge(schema.EVENTS, left, rules, 0 if known else 1, "the batch has rows", bool(vouched))
+        judged = self.judge(
+            schema.EVENTS, left, rules, 0 if batch.whole and known else 1, "the batch has rows", bool(vouched)
+        )
         return Screened(replace(judged, checks=[*checks, *judged.checks]), frozenset(held))
 
     def _marked(self, items: Judged, users: Judged) -> DataFrame:
@@ -316,7 +320,7 @@ def _publish_days(gate: Gate, events: Screened, batch: Batch) -> list[date]:
                 folder.mkdir()
                 pyarrow.parquet.write_table(schema.EVENTS.arrow().empty_table(), folder / "part-0.parquet")
             count = pyarrow.dataset.dataset(folder, format="parquet").count_rows()
-            note = published.Day(batch.whole, count, digest, tuple(sorted(linked[day])), gate.params.run)
+            note = published.Day(day in batch.whole, count, digest, tuple(sorted(linked[day])), gate.params.run)
             published.write(folder, note)
     for day in batch.gone:
         gate.lake.remove(datasets.EVENTS, day)

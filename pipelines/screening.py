@@ -14,7 +14,7 @@ compared with itself.
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
@@ -55,7 +55,8 @@ class Screen:
         limits: how much is too much.
         published: what the lake has.
         accepted: days that are not judged.
-        passed: days of a batch that passed before, and what they were made of then.
+        passed: days that passed before, and what they were made of then.
+        closed: days of which the source has no rows: whatever the API has of them is enough.
     """
 
     day: date
@@ -64,6 +65,7 @@ class Screen:
     published: Mapping[date, Day]
     accepted: Mapping[date, Acceptance]
     passed: Mapping[date, str]
+    closed: Collection[date] = ()
 
     def judge(self, batch: Mapping[date, str], tallies: Mapping[date, Tally]) -> tuple[list[Check], set[date]]:
         """The verdicts that are no passes, and the days held back."""
@@ -95,7 +97,8 @@ class Screen:
             usual = self._usual(day, history)
             says = f"{day} brings about as much as the weeks before it, {usual:,.0f} rows a day (least median)"
         least = math.ceil(self.limits.min_volume * usual)
-        enough = rows >= least or (history[day] - rows <= self.limits.handful if again else rows == 0)
+        lost = history[day] - rows if again else least - rows + 1
+        enough = rows >= least or lost <= self.limits.handful or (not again and (rows == 0 or day in self.closed))
         return [] if enough else [self._fault(day, "volume", says, f"at least {least:,} rows on {day}", f"{rows:,}")]
 
     def _usual(self, day: date, history: Mapping[date, int]) -> float:

@@ -3,7 +3,7 @@
 Every command takes `--json` where it answers something.
 It ends with an exit code that says what happened:
 0 done, 1 refused by a gate, unhealthy or replayed otherwise,
-64 wrong call, 65 bad data, 75 try again, 78 configuration.
+64 wrong call, 65 bad data, 75 try again, 78 configuration, 99 nothing to do (of a stage).
 """
 
 import json

@@ -41,6 +41,10 @@ class Span:
     last: date
     accepted: frozenset[date] = frozenset()
 
+    def reaches(self, day: date) -> bool:
+        """Whether the source has got as far as a day, so that it has said all of it."""
+        return day <= self.last or day in self.accepted
+
     def reason(self, day: date) -> str:
         """Why a day is not plausible; empty for one that is."""
         if self.first <= day <= self.last or day in self.accepted:

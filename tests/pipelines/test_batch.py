@@ -57,7 +57,7 @@ class Model:
         """Publish the first `moved` days of a plan; the run dies then."""
         for one in planned.days[:moved]:
             content = found.seen.get(one, digests.EMPTY)
-            self.notes[one] = Day(whole, int(content.partition(":")[0]), content)
+            self.notes[one] = Day(whole and found.reaches(one), int(content.partition(":")[0]), content)
         if moved >= len(planned.days):
             for one in planned.gone:
                 del self.notes[one]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 from feature_repo import events as schema
 from pipelines import datasets, feature_rows, features, item_features, turns, user_features, windows
 from pipelines.datasets import RunId
-from recsys.settings import Settings
+from recsys.settings import Settings, Storage
 
 pytestmark = pytest.mark.spark
 LAST = date(2026, 3, 29)  # clocks change in most of Europe on this day
@@ -329,3 +330,36 @@ def test_one_no_to_a_category_is_to_all_its_items(spark: SparkSession) -> None:
     )
     rows = ended(events.unionByName(left), items).collect()
     assert [(row["visitor_id"], row["item_id"], row["event"]) for row in rows] == [("ann", "mug", "view")]
+
+
+def test_what_was_made_of_events_that_were_published_anew_is_made_again(
+    spark: SparkSession, settings: Settings, tmp_path: Path
+) -> None:
+    """A refund and a late event of an earlier day end in the same features as if they had been known from the start."""
+    days = [LAST - timedelta(days=before) for before in (3, 2, 1, 0)]
+
+    def publish(lake: datasets.Lake, day: date, *rows: tuple[Any, ...]) -> None:
+        events, items = shop(spark, [(*row[:3], datasets.end_of(day) - timedelta(hours=1)) for row in rows])
+        lake.write(datasets.EVENTS, day, events.toArrow())
+        lake.write(datasets.ITEMS, day, items.toArrow())
+        lake.write(datasets.USERS, day, pa.Table.from_pylist([{"user_id": "ann"}], schema.USERS.arrow()))
+
+    def rows(lake: datasets.Lake, view: str) -> list[Any]:
+        found = lake.read_days(datasets.feature_view(view), lake.days(datasets.feature_view(view)))
+        keys = [(found.column_names[0], "ascending"), ("event_timestamp", "ascending")]
+        return [row for row in found.sort_by(keys).to_pylist() if row["event_timestamp"] > datasets.end_of(days[0])]
+
+    lake = datasets.lake(settings)
+    other = settings.model_copy(update={"storage": Storage(root=str(tmp_path / "other"))})
+    for day in days[:3]:
+        publish(lake, day, ("ann", "mug", "purchase"), ("bob", "cup", "view"))
+    features.main(features.Params(day=days[2], run=RunId("r"), history_days=3), settings)
+    publish(lake, days[1], ("ann", "mug", "purchase"), ("eve", "car", "view"))
+    publish(lake, days[3], ("ann", "cup", "view"))
+    for day in days:
+        for dataset in datasets.CLEAN.values():
+            datasets.lake(other).write(dataset, day, lake.read(dataset, day))
+    for told in (settings, other):
+        features.main(features.Params(day=LAST, run=RunId("r"), history_days=4), told)
+    for view in ("item_stats", "user_activity", "user_history", "user_categories"):
+        assert rows(lake, view) == rows(datasets.lake(other), view)

@@ -18,7 +18,7 @@ from feature_repo.events import EVENTS
 from pipelines import batch, datasets, ingest, published, stage
 from pipelines.datasets import RunId
 from recsys import bus
-from recsys.errors import BadData, NothingToDo, UsageError
+from recsys.errors import BadData, Exit, NothingToDo, UsageError
 from recsys.settings import Settings, child_environment
 
 RUN = RunId("r1")
@@ -281,6 +281,17 @@ def test_nothing_new_is_nothing_to_do_and_says_where_the_data_end(settings: Sett
     assert not datasets.lake(settings).path(datasets.STAGED_EVENTS, RUN).exists()
 
 
+def test_a_scheduler_is_told_that_there_is_nothing_to_do(
+    settings: Settings, tiny_shop: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("RECSYS_STORAGE__ROOT", settings.storage.root)
+    _publish(settings, _ingest(settings, tiny_shop))
+    caplog.set_level("INFO")
+    assert stage.run("ingest", ["--day", "2026-01-17", "--run", "r2"]) is Exit.SKIP
+    assert "ingest: nothing to do: canonical:" in caplog.text
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 def _shop(folder: Path, times: Sequence[str], items: str = "i1,Mug,Home,2026-01-01,true\n", users: str = "") -> Path:
     """A canonical shop with an event at each time, which may be empty."""
     folder.mkdir(exist_ok=True)
@@ -335,6 +346,22 @@ def test_a_closed_day_is_a_whole_day_with_nothing(settings: Settings, tmp_path: 
         assert (result["closed_days"], result["rows"]["events"]) == (1, 0)
         _publish(settings, result)
     assert len(datasets.lake(settings).days(datasets.EVENTS)) == 7
+
+
+def test_a_day_that_the_source_has_not_reached_is_not_whole_whatever_the_api_has(
+    settings: Settings, tmp_path: Path
+) -> None:
+    shop = _shop(tmp_path / "shop", MONTH[:200])
+    _publish(settings, _ingest(settings, shop, date(2026, 2, 10)))
+    _receive(settings, API | {"event_id": "a", "event_time": "2026-02-11T12:00:00Z"})
+    result = _ingest(settings, shop, date(2026, 2, 11))
+    assert (result["rows"]["events"], result["not_whole"]) == (1, ["2026-02-11"])
+    _publish(settings, result, date(2026, 2, 11))
+    with pytest.raises(NothingToDo):
+        _ingest(settings, shop, date(2026, 2, 12))
+    late_export = _shop(tmp_path / "shop", MONTH[:240])
+    result = _ingest(settings, late_export, date(2026, 2, 12))
+    assert (days(result), result["not_whole"]) == ((2, "2026-02-11", "2026-02-12"), [])
 
 
 def test_a_source_that_forgets_old_days_unpublishes_nothing(settings: Settings, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import nights
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pyspark.sql import SparkSession
@@ -154,7 +154,11 @@ steps = st.tuples(
 
 
 @hypothesis_settings(
-    max_examples=8, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=8,
+    derandomize=True,
+    deadline=None,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # to shrink a failure takes minutes
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(schedule=st.lists(steps, min_size=2, max_size=4))
 def test_whatever_nights_fail_the_lake_ends_as_one_full_load(

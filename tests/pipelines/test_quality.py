@@ -75,6 +75,7 @@ def stage_batch(
     items: Sequence[Row] = ITEMS,
     users: Sequence[Row] = USERS,
     strays: Sequence[Row] = (),
+    whole: bool = True,
     **facts: Any,
 ) -> None:
     """Leave the staged tables and the facts that ingest would; days of good times are the batch."""
@@ -85,7 +86,8 @@ def stage_batch(
     lake.write(datasets.STAGED_STRAYS, RUN, pa.Table.from_pylist(list(strays), intake.STRAYS))
     times = lake.read(datasets.STAGED_EVENTS, RUN, ["event_time"])["event_time"].drop_null()
     days = {time.date(): f"{time.date()}" for time in times.to_pylist() if OLDEST <= time.date() <= DAY} or {DAY: "0:0"}
-    Batch(**{"whole": True, "made_of": days} | facts).write(settings, RUN)
+    facts = {"made_of": days} | facts
+    Batch(**{"whole": tuple(facts["made_of"]) if whole else ()} | facts).write(settings, RUN)
     told = {"source": "test", "fingerprint": "f", "since_asked": None}
     (datasets.run_folder(settings, RUN) / "ingest.json").write_text(json.dumps(told))
 
