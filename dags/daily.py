@@ -19,10 +19,10 @@ DOC = """
 5. **register → deploy** put the models into MLflow and bring them live in the idle colour. `deploy` takes the
    release back by itself when it misbehaves.
 
-A night without anything new is no failure: **ingest** is skipped, and all behind it; so is what follows **quality**
-where the shop was closed on all days on which models would be judged. A source without any events in the four weeks up
-to the day fails the run at **ingest**, which says what its last day is. No training begins before **trending** and
-**features** have both succeeded.
+A night without anything new is no failure: **ingest** is skipped, and all behind it, and the run's note says why; so is
+what follows **quality** where the shop was closed on all days on which models would be judged. A source without any
+events in the four weeks up to the day fails the run at **ingest**, which says what its last day is. No training begins
+before **trending** and **features** have both succeeded.
 
 A gate that refuses is not an error: the run ends at its **…_refused** task, the live release stays, and the note
 on the run says which figure fell short. To try an idea, trigger the DAG with other parameters and compare the two

@@ -22,6 +22,7 @@ from recsys import settings as configuration
 from recsys.errors import Exit
 
 PERMANENT = (Exit.USAGE, Exit.BAD_DATA, Exit.CONFIG)
+NOTHING = "nothing to do: "  # as `pipelines.stage` says it
 GRACE_SECONDS = 4  # Airflow's supervisor kills the task 5 s after it asked
 
 
@@ -47,6 +48,7 @@ class StageOperator(BaseOperator):
         self.arguments = list(arguments)
         self.python = python
         self._process: subprocess.Popen[str] | None = None
+        self._last_line = ""
 
     def command(self) -> list[str]:
         """The command line, rendered; an option without a value is left to the stage's default."""
@@ -57,12 +59,19 @@ class StageOperator(BaseOperator):
             result = Path(folder) / "result.json"
             code = self._run([*self.command(), "--result", str(result)])
             if code == Exit.SKIP:
+                self._note_skip(context)
                 raise AirflowSkipException(f"{self.stage} has nothing to do")
             if code in PERMANENT:
                 raise AirflowFailException(f"{self.stage} failed for good ({Exit(code).name}); its last lines say why")
             if code != Exit.OK:
                 raise AirflowException(f"{self.stage} ended with exit code {code}; Airflow may retry it")
             return json.loads(result.read_text())
+
+    def _note_skip(self, context: Context) -> None:
+        """Say on the run's note why there was nothing to do, as the stage's last line does."""
+        _, found, reason = self._last_line.partition(NOTHING)
+        if found:
+            notes.add(context["dag_run"], f"{self.stage} skipped: {reason}")
 
     def on_kill(self) -> None:
         """Stop the whole group of the child: politely, then for good."""
@@ -88,7 +97,8 @@ class StageOperator(BaseOperator):
         ) as self._process:
             assert self._process.stdout is not None
             for line in self._process.stdout:
-                self.log.info("%s", line.rstrip())
+                self._last_line = line.rstrip()
+                self.log.info("%s", self._last_line)
             return self._process.wait()
 
 

@@ -54,6 +54,16 @@ def test_the_exit_code_decides_between_skip_fail_and_retry(stage, code: int, err
     assert isinstance(raised.value, AirflowFailException) == (code in (64, 65, 78))
 
 
+def test_a_stage_that_has_nothing_to_do_says_why_on_the_note(stage, monkeypatch) -> None:
+    noted: list[str] = []
+    monkeypatch.setattr(operators.notes, "add", lambda run, line: noted.append(line))
+    with pytest.raises(AirflowSkipException):
+        stage("echo INFO quality: nothing to do: it was closed; exit 99").execute({"dag_run": SimpleNamespace()})
+    with pytest.raises(AirflowSkipException):
+        stage("echo bye; exit 99").execute({"dag_run": SimpleNamespace()})
+    assert noted == ["quality skipped: it was closed"]
+
+
 def test_the_child_sees_our_settings_and_no_secret_of_airflow(stage, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("AIRFLOW__API_AUTH__JWT_SECRET", "hush")
     stage(f"""env > {tmp_path}/env; echo '{{}}' > "$2" """).execute({})
