@@ -3,6 +3,7 @@
 Light on purpose: `feast apply` imports every module of this folder.
 """
 
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -270,3 +271,10 @@ TABLES: dict[str, Table] = {table.name: table for table in (EVENTS, ITEMS, USERS
 def top_category(path: str) -> str:
     """The most general part of a category path: "Home > Kitchen > Mugs" is in "Home"."""
     return path.split(" > ", 1)[0]
+
+
+def unknown_type(name: object) -> str:
+    """What to tell who sent an event of an unknown type: the nearest one, and all."""
+    near = difflib.get_close_matches(str(name), list(EVENT_TYPES), n=1)
+    suggestion = f"did you mean {near[0]!r}? " if near else ""
+    return f"unknown event type {name!r}; {suggestion}the types are {', '.join(EVENT_TYPES)}"

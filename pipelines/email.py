@@ -23,6 +23,7 @@ from pydantic import Field
 from rich.console import Console
 from rich.progress import Progress
 
+from feature_repo import validity
 from feature_repo.events import EventType
 from pipelines import datasets, stage
 from pipelines.datasets import Lake
@@ -47,6 +48,7 @@ SCHEMA = pa.schema(
         pa.field("request_id", pa.string(), nullable=False),  # goes into the events that the e-mail leads to
     ]
 )
+NAMED = 20  # users left out whom the result names
 log = logging.getLogger(__name__)
 
 
@@ -90,7 +92,10 @@ def main(params: Params, settings: Settings) -> stage.Result:
         Permanent: the API was never started here, or refuses the requests.
     """
     lake = datasets.lake(settings)
-    users = _active_users(lake, params.day, params.active_days)
+    everybody = _active_users(lake, params.day, params.active_days)
+    users = [user for user in everybody if validity.is_id(user)]
+    if skipped := sorted(set(everybody) - set(users)):
+        log.warning("%d users are left out, since their ids are not valid: %s", len(skipped), skipped[:NAMED])
     client.get(settings, "/health/ready", {})
     started = time.monotonic()
     parts = _parts(params, settings, users)
@@ -103,6 +108,8 @@ def main(params: Params, settings: Settings) -> stage.Result:
     written = lake.read(datasets.EMAIL, params.day, ["user_id", "release_id"])
     return {
         "users": len(users),
+        "skipped": len(skipped),
+        "skipped_ids": skipped[:NAMED],
         "without_items": len(users) - pc.count_distinct(written["user_id"]).as_py(),
         "rows": len(written),
         "releases": sorted(pc.unique(written["release_id"]).to_pylist()),

@@ -28,9 +28,10 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
 from feature_repo import events as schema
+from feature_repo import validity
 from feature_repo.events import Column, Table
+from feature_repo.validity import OLDEST, Bounds
 from pipelines.sources.bus import LATE
-from pipelines.sources.clock import OLDEST
 
 REASONS = "_reasons"  # the names of all rules that a row breaks
 COPY = "_copy"  # "identical" or "conflicting" where an earlier row has the same key
@@ -38,10 +39,6 @@ KNOWN_ITEM = "_known_item"  # whether the catalogue has the item
 CLOCK = "_clock"  # what ingest found wrong with the time: "future", "too_old", "late", or null
 FIRST_DAY = "_first_day"  # of a copy: the day of the row that is kept
 KNOWN_USER = "_known_user"  # whether the users table has the user; true for anonymous visitors
-
-MAX_PRICE = 1e7  # in any currency; what is above is a number that slipped
-MAX_QUANTITY = 100_000  # the largest honest order line of UCI Online Retail has 80,995 pieces
-MAX_SECONDS = 7 * 24 * 3600  # a session that lasts a week is a clock that jumped
 
 SPARK_TYPE: dict[schema.Type, str] = {
     "string": "StringType",
@@ -157,10 +154,14 @@ def event_rules(as_of: datetime, rows_read: int, limits: Limits) -> list[Rule]:
             limits.max_unknown,
         ),
         Rule("unknown_item", "item_id", f"NOT {KNOWN_ITEM}", "item_id is in the catalogue", limits.max_quarantined),
-        _range("value", 0, MAX_PRICE, limits),
-        _range("quantity", 1, MAX_QUANTITY, limits),
-        _range("duration_sec", 0, MAX_SECONDS, limits),
-        Rule("negative_position", "position", "position < 0", "position is 0 or more", limits.max_quarantined),
+        *(_range(column, bounds, limits) for column, bounds in validity.EVENT_BOUNDS.items()),
+        Rule(
+            "about_nothing",
+            "event",
+            validity.unnamed(),
+            "a search has its query, and what needs no item names a category or a brand",
+            limits.max_quarantined,
+        ),
         Rule(
             "too_old",
             "event_time",
@@ -202,8 +203,8 @@ def item_rules(as_of: datetime, limits: Limits) -> list[Rule]:
         Rule(
             "bad_price",
             "price",
-            f"isnan(price) OR price <= 0 OR price > {MAX_PRICE:.0f}",
-            f"price is a number above 0, at most {MAX_PRICE:,.0f}",
+            f"isnan(price) OR price <= 0 OR price > {_max_price()}",
+            f"price is a number above 0, at most {validity.MAX_PRICE:,.0f}; more in a currency of small units",
             limits.max_quarantined,
         ),
         Rule(
@@ -242,6 +243,16 @@ def _common(table: Table, limits: Limits) -> list[Rule]:
         )
         for c in table.columns
         if c.required
+    ] + [
+        Rule(
+            f"bad_{name}",
+            name,
+            f"trim(`{name}`) <> '' AND NOT ({_is_id(name)})",
+            f"{name} has at most {validity.ID_LENGTH} characters, no control characters, and no space around it",
+            limits.max_quarantined,
+        )
+        for name in validity.IDS
+        if name in table.names
     ]
     copies = {"identical": "of an identical row", "conflicting": "of a row that says something else"}
     return rules + [
@@ -265,15 +276,25 @@ def _empty(column: Column) -> str:
     return f"({empty}) AND event NOT IN ({exempt})"
 
 
-def _range(column: str, low: float, high: float, limits: Limits) -> Rule:
+def _range(column: str, bounds: Bounds, limits: Limits) -> Rule:
     """NaN is above every number in Spark, so the one predicate refuses it too; an empty value passes."""
     return Rule(
         f"bad_{column}",
         column,
-        f"NOT ({column} BETWEEN {low:.0f} AND {high:.0f})",
-        f"{column} is a number in {low:,.0f} to {high:,.0f}",
+        f"NOT ({column} BETWEEN {bounds.low:.0f} AND {bounds.high:.0f})",
+        f"{column} is a number in {bounds.low:,.0f} to {bounds.high:,.0f}",
         limits.max_quarantined,
     )
+
+
+def _is_id(column: str) -> str:
+    return f"`{column}` RLIKE r'{validity.ID}' AND char_length(`{column}`) <= {validity.ID_LENGTH}"
+
+
+def _max_price() -> str:
+    """SQL: the highest price in the currency of an item."""
+    cases = " ".join(f"WHEN '{currency}' THEN {validity.max_price(currency):.0f}D" for currency in validity.SMALL_UNITS)
+    return f"(CASE currency {cases} ELSE {validity.MAX_PRICE:.0f}D END)"
 
 
 def _sql(moment: datetime) -> str:

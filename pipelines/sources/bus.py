@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json
 
-from feature_repo.events import EVENT_TYPES, EVENTS, ITEMS, USERS, Table
+from feature_repo.events import EVENT_TYPES, EVENTS, ITEMS, USERS, Table, unknown_type
 from pipelines import datasets
 from pipelines.sources import clock, coercion, files, received, source
 from recsys import bus
@@ -182,6 +182,8 @@ class Bus:
             columns = {name: rows.column(name).combine_chunks() for name in rows.column_names}
             for name in TIMES:
                 columns[name] = coercion.timestamps(columns[name])
+            if "user_id" in columns:
+                columns["user_id"] = coercion.text(columns["user_id"])
             batch = source.conform(EVENTS, columns, rows.num_rows)
             source.check_event_types(batch, TOPIC)
         except (pa.ArrowException, BadData):
@@ -197,6 +199,7 @@ class Bus:
             except (ValueError, TypeError, KeyError) as error:
                 self._refuse(segment, line, str(error))
         columns = {name: [row.get(name) for row in good] for name in EVENTS.names}
+        columns["user_id"] = coercion.text(pa.array(columns["user_id"], pa.string()))
         return source.conform(EVENTS, columns, len(good))
 
     def _refuse(self, segment: Path, line: bytes, reason: str) -> None:
@@ -232,7 +235,7 @@ def event(line: bytes) -> dict[str, Any]:
         raise TypeError("not a JSON object")
     EVENTS.check_columns(list(row))
     if row["event"] not in EVENT_TYPES:
-        raise ValueError(f"unknown event type {row['event']!r}")
+        raise ValueError(unknown_type(row["event"]))
     for column in EVENTS.columns:
         value = row.get(column.name)
         if column.required and row["event"] not in column.optional_for and value in (None, ""):

@@ -19,9 +19,9 @@ from typing import Any, Self
 
 import pyarrow as pa
 
+from feature_repo.validity import OLDEST
 from recsys.errors import BadData
 
-OLDEST = date(1990, 1, 1)
 TOO_OLD, FUTURE = "too_old", "future"
 ISOLATED = timedelta(days=30)  # shops close for weeks, and data sets have holes
 ISOLATED_DAYS = 7

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from feature_repo.events import EVENT_TYPES, Column, Table
+from feature_repo.events import EVENT_TYPES, Column, Table, unknown_type
 from pipelines.sources import coercion
 from recsys.errors import BadData
 
@@ -79,7 +79,7 @@ def check_event_types(batch: pa.RecordBatch, place: object) -> None:
     """Raise BadData that names the event types that the schema does not know."""
     found = set(pc.unique(batch.column("event")).to_pylist()) - {None}
     if unknown := sorted(found - set(EVENT_TYPES)):
-        raise BadData(f"{place}: unknown event types {unknown}; the schema knows {list(EVENT_TYPES)}")
+        raise BadData(f"{place}: {'; '.join(map(unknown_type, unknown))}")
 
 
 def lacks(batch: pa.RecordBatch, column: Column) -> bool:

@@ -5,7 +5,10 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Id = Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+from feature_repo import validity
+
+Name = Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Id = Annotated[str, Field(max_length=validity.ID_LENGTH, pattern=validity.ID_OR_NONE)]
 
 
 class Rung(StrEnum):
@@ -32,12 +35,12 @@ class Ask(BaseModel):
     session_id: Id = Field("", description="the visit; what an anonymous shopper did in it counts")
     item_id: Id = Field("", description="for a surface about an item, such as similar: the item on the page")
     cart: list[Id] = Field([], max_length=100, description="for surface=cart: its items; empty: what was put in lately")
-    category: Id = Field("", description="only items of this category: a path or a most general category")
-    brand: Id = Field("", description="only items of this brand or creator")
+    category: Name = Field("", description="only items of this category: a path or a most general category")
+    brand: Name = Field("", description="only items of this brand or creator")
     min_price: float | None = Field(None, ge=0, allow_inf_nan=False, description="only items that cost at least this")
     max_price: float | None = Field(None, ge=0, allow_inf_nan=False, description="only items that cost at most this")
     exclude: list[Id] = Field([], max_length=500, description="items that may not appear")
-    region: Id = Field("", description="country of the shopper; empty: that of the profile", examples=["Germany"])
+    region: Name = Field("", description="country of the shopper; empty: that of the profile", examples=["Germany"])
     count: int = Field(20, ge=1, description="items per page; all pages of one request have the same")
     cursor: Annotated[str, Field(max_length=500)] = Field(
         "", description="from the response before, with the same parameters; empty or 0: the first page"

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJson
 from pydantic_core import PydanticCustomError, core_schema
 
 from feature_repo import events as schema
+from feature_repo import validity
 from recsys.settings import Settings
 from serving.api import auth, problems, rows
 from serving.api.auth import Client
@@ -25,6 +26,7 @@ router = APIRouter(prefix="/api/v1", tags=["events"])
 
 TOPIC = "events"
 BY_SERVER = "ingested_at"
+EARLIEST = datetime(validity.OLDEST.year, 1, 1, tzinfo=UTC)
 EXAMPLE: dict[str, Any] = {
     "event_id": "0191f3a2-5f0c",
     "user_id": "17850",
@@ -51,16 +53,22 @@ class EventName:
 
 def _known(name: str) -> str:
     if name not in schema.EVENT_TYPES:
-        names = ", ".join(repr(known) for known in schema.EVENT_TYPES)
-        raise PydanticCustomError("literal_error", "Input should be one of {expected}", {"expected": names})
+        raise PydanticCustomError("literal_error", "{detail}", {"detail": schema.unknown_type(name)})
     return name
 
 
+# The numbers that the quality gate takes.
+OWN: dict[str, Any] = {"event": Annotated[str, EventName()]} | {
+    name: Annotated[rows.TYPES[column.type], Field(ge=bounds.low, le=bounds.high)]
+    for name, bounds in validity.EVENT_BOUNDS.items()
+    for column in schema.EVENTS.columns
+    if column.name == name
+}
 Event = rows.model(
     "Event",
     "One thing that a visitor did.",
     schema.EVENTS,
-    own={"event": Annotated[str, EventName()]},
+    own=OWN,
     example=EXAMPLE,
     ours={BY_SERVER},
 )
@@ -89,6 +97,7 @@ def _events(body: bytes, settings: Settings, client: Client) -> Sequence[BaseMod
         found = Batch.model_validate_json(body).events if many else [Event.model_validate_json(body)]
     except ValidationError as error:
         raise problems.invalid(error.errors(include_url=False), where="#") from error
+    _check_filled(found, many)
     _check_times(found, many, settings)
     return _of_user(found, many, client) if client.user_id else found
 
@@ -102,18 +111,29 @@ def _of_user(found: Sequence[Any], many: bool, client: Client) -> Sequence[BaseM
     return [event.model_copy(update={"user_id": client.user_id}) for event in found]
 
 
+def _check_filled(found: Sequence[Any], many: bool) -> None:
+    """Raise Problem 422 where an event leaves out what its type needs."""
+    wrong = []
+    for place, event in enumerate(found):
+        if lacking := validity.missing(dict(event)):
+            column, detail = lacking
+            wrong.append({"pointer": f"#/events/{place}/{column}" if many else f"#/{column}", "detail": detail})
+    if wrong:
+        raise Problem(422, "rule-broken", f"{wrong[0]['pointer']} is required: {wrong[0]['detail']}", errors=wrong)
+
+
 def _check_times(found: Sequence[Any], many: bool, settings: Settings) -> None:
     skew = settings.api.clock_skew_seconds
     latest = datetime.now(UTC) + timedelta(seconds=skew)
     wrong = [
         {
             "pointer": f"#/events/{place}/event_time" if many else "#/event_time",
-            "detail": f"{'before 1970' if event.event_time < rows.EARLIEST else f'more than {skew} s in the future'}; "
+            "detail": f"{'too old' if event.event_time < EARLIEST else f'more than {skew} s in the future'}; "
             "check the sender's clock",
             "value": event.event_time.isoformat(),
         }
         for place, event in enumerate(found)
-        if not rows.EARLIEST <= event.event_time <= latest
+        if not EARLIEST <= event.event_time <= latest
     ]
     if wrong:
         first = wrong[0]

@@ -16,7 +16,7 @@ import orjson
 from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from feature_repo import arms, changes, online
+from feature_repo import arms, changes, online, validity
 from feature_repo import events as schema
 from recsys import bus
 from recsys.errors import Retryable
@@ -36,7 +36,7 @@ OWN: Mapping[str, Any] = {
     "title": Words,
     "category": Words,
     "description": Annotated[str, Field(max_length=10_000)],
-    "price": Annotated[float, Field(gt=0, lt=changes.LARGEST, allow_inf_nan=False)],
+    "price": Annotated[float, Field(gt=0, le=validity.MAX_VALUE, allow_inf_nan=False)],
     "created_at": Annotated[rows.Time, Field(ge=rows.EARLIEST)],
 }
 EXAMPLE: dict[str, Any] = {
@@ -107,6 +107,11 @@ def _items(body: bytes, settings: Settings) -> dict[str, changes.Item]:
         for column, fault, detail in (
             ("item_id", seen[item.item_id] > 1, "comes more than once; send the last state of an item alone"),
             ("created_at", item.created_at > latest, "in the future; send an item once it is in the catalogue"),
+            (
+                "price",
+                (item.price or 0) > validity.max_price(item.currency),
+                f"is above {validity.max_price(item.currency):,.0f}; name the currency if it has small units",
+            ),
         )
         if fault
     ]

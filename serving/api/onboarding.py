@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from feature_repo import shoppers
 from recsys.errors import Retryable
 from serving.api import auth
-from serving.api.contract import Id
+from serving.api.contract import Id, Name
 from serving.api.live import LiveRelease
 from serving.api.parts import Parts
 from serving.api.problems import Problem, documented
@@ -21,7 +21,7 @@ class Preferences(BaseModel):
     """The answer to the survey."""
 
     model_config = ConfigDict(extra="forbid")
-    categories: list[Id] = Field(
+    categories: list[Name] = Field(
         max_length=20, description="category paths or most general categories, the dearest first; empty: none stated"
     )
 

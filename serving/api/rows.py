@@ -1,13 +1,14 @@
 """Rows of THE schema as callers send them: each a pydantic model with the columns of a table."""
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, create_model
 from pydantic_core import PydanticCustomError
 
+from feature_repo import validity
 from feature_repo.events import Table, Type
 
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)  # epoch seconds begin there; of the year 1 not every time has a UTC
@@ -36,6 +37,7 @@ TYPES: Mapping[Type, Any] = {
     "array<string>": Annotated[list[Text], Field(max_length=100)],
 }
 FILLED = Annotated[Text, Field(min_length=1)]
+Id = Annotated[str, Field(max_length=validity.ID_LENGTH, pattern=validity.ID)]
 
 
 def model(
@@ -60,25 +62,10 @@ def model(
         if column.name in ours:
             continue
         common = FILLED if column.required and column.type == "string" else TYPES[column.type]
-        type_ = own.get(column.name, common)
+        type_ = own.get(column.name, Id if column.name in validity.IDS else common)
         if column.always:
             fields[column.name] = (type_, Field(description=column.doc))
         else:
             fields[column.name] = (type_ | None, Field(None, description=column.doc))
     config = ConfigDict(extra="forbid", frozen=True, strict=True, json_schema_extra={"example": dict(example)})
-    filled: dict[str, Any] = {"filled": model_validator(mode="after")(_filled(table))}
-    return create_model(name, __config__=config, __doc__=doc, __validators__=filled, **fields)
-
-
-def _filled(table: Table) -> Callable[[Any], Any]:
-    """Check what a row must fill unless its event is of certain types."""
-    columns = [column for column in table.columns if column.optional_for]
-
-    def check(row: Any) -> Any:
-        for column in columns:
-            if not getattr(row, column.name) and row.event not in column.optional_for:
-                detail = f"{column.name} is required for {row.event}; only {', '.join(column.optional_for)} need none"
-                raise PydanticCustomError("missing", "{detail}", {"detail": detail})
-        return row
-
-    return check
+    return create_model(name, __config__=config, __doc__=doc, **fields)

@@ -6,7 +6,6 @@ used as an HMAC secret opens anything (RFC 8725).
 """
 
 import json
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 
 import jwt
 
+from feature_repo import validity
 from recsys.errors import UsageError
 from recsys.settings import Api, Settings
 from serving.api import followed
@@ -23,7 +23,6 @@ SHARED = "HS256"
 # Algorithm by type and curve of a public key, so that a key never serves another one.
 PUBLIC = {("RSA", None): "RS256", ("EC", "P-256"): "ES256", ("OKP", "Ed25519"): "EdDSA"}
 SECRET_BYTES = 32  # RFC 7518, section 3.2: not shorter than the hash
-USER_ID = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,200}")  # as `contract.Id`
 Key = jwt.PyJWK | bytes
 
 REASONS: Mapping[type[Exception], str] = {
@@ -82,7 +81,7 @@ class Tokens:
         except (jwt.PyJWTError, ValueError, OverflowError, RecursionError) as error:
             raise Refused(_why(error)) from error
         user_id, scope = claims["sub"], claims.get("scope", "")
-        if not USER_ID.fullmatch(user_id):
+        if not validity.is_id(user_id):
             raise Refused("its sub is no user id of 1 to 200 characters")
         if not isinstance(scope, str):
             raise Refused("its scope must be names with spaces between them")

@@ -147,7 +147,7 @@ PLANTED: Mapping[str, tuple[Row, str]] = {
     "huge value": (event(11, value=1e300), "bad_value"),
     "nothing bought": (event(12, quantity=0), "bad_quantity"),
     "too much bought": (event(13, quantity=2_000_000_000), "bad_quantity"),
-    "negative position": (event(14, position=-1), "negative_position"),
+    "negative position": (event(14, position=-1), "bad_position"),
     "negative duration": (event(15, duration_sec=-0.5), "bad_duration_sec"),
     "before the web": (event(16, event_time=datetime(1970, 1, 1, tzinfo=UTC)), "too_old"),
     "the next midnight": (event(17, event_time=datasets.end_of(DAY)), "future"),

@@ -281,3 +281,38 @@ async def test_a_clock_that_is_wrong_is_told_so(world: Any, time: str, words: st
     answer = await world.http.post("/api/v1/events", json=body)
     assert (answer.status_code, answer.json()["type"]) == (422, "urn:recsys:problem:time-out-of-range")
     assert words in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "pointer"),
+    [
+        ({"quantity": 0}, "#/quantity"),
+        ({"quantity": -1}, "#/quantity"),
+        ({"quantity": 100_001}, "#/quantity"),
+        ({"value": -0.01}, "#/value"),
+        ({"value": 1e300}, "#/value"),
+        ({"duration_sec": -1.0}, "#/duration_sec"),
+        ({"position": -1}, "#/position"),
+        ({"event_time": "1970-01-02T00:00:00Z"}, "#/event_time"),
+        ({"user_id": ""}, "#/user_id"),
+        ({"user_id": "  "}, "#/user_id"),
+        ({"user_id": "u1 "}, "#/user_id"),
+        ({"item_id": " "}, "#/item_id"),
+        ({"session_id": "\t"}, "#/session_id"),
+        ({"item_id": None}, "#/item_id"),
+        ({"event": "search"}, "#/query"),
+        ({"event": "undo", "item_id": None}, "#/item_id"),
+    ],
+    ids=str,
+)
+async def test_what_the_gate_would_put_aside_is_refused(world: Any, wrong: dict[str, Any], pointer: str) -> None:
+    sent = {name: value for name, value in (EVENT | {"event_id": "odd"} | wrong).items() if value is not None}
+    answer = await post(world, sent)
+    assert answer.status_code in (400, 422)
+    assert answer.json()["errors"][0]["pointer"] == pointer
+
+
+async def test_a_misspelt_type_is_told_its_nearest(world: Any) -> None:
+    answer = await post(world, EVENT | {"event": "puchase"})
+    assert "did you mean 'purchase'?" in answer.json()["detail"]
+    assert "EventType" not in answer.text
