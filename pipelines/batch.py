@@ -110,7 +110,13 @@ def _path(settings: Settings, run: RunId) -> Path:
     return datasets.run_folder(settings, run) / "ingest" / "batch.json"
 
 
-def plan(day: date, found: Input, published: Mapping[date, Day], since: date | None = None) -> Plan:
+def plan(
+    day: date,
+    found: Input,
+    published: Mapping[date, Day],
+    since: date | None = None,
+    again: Collection[date] = (),
+) -> Plan:
     """The days for a run of a whole data day.
 
     Args:
@@ -118,6 +124,7 @@ def plan(day: date, found: Input, published: Mapping[date, Day], since: date | N
         found: what is there.
         published: what the lake has.
         since: read all days from this one on again.
+        again: days to read again for another reason.
     """
     known = {seen for seen in found.seen if seen <= day} | found.closed(day)
     gone = {one for one in published if one <= day and one not in known and one in found.strays}
@@ -129,7 +136,7 @@ def plan(day: date, found: Input, published: Mapping[date, Day], since: date | N
         return changed and one not in silent if before.whole else changed or found.reaches(one)
 
     if since is None:
-        wanted = {one for one in known if differs(one)} | (known & {day})
+        wanted = {one for one in known if differs(one)} | (known & {day, *again})
     else:
         wanted = {one for one in known if one >= since}
     return Plan(tuple(sorted(_with_linked(wanted, gone, known, published))), tuple(sorted(gone)))

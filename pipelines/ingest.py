@@ -181,12 +181,12 @@ def main(params: Params, settings: Settings) -> stage.Result:
     _remember(lake, chosen)
     retired = Bus(root).retire(_midnight(datetime.now(UTC) - timedelta(days=settings.bus.retention_days)))
     received = Bus(root, datasets.run_folder(settings, params.run) / "ingest" / "refused_bus_lines.jsonl")
+    told = changed.read(root)
     catalogue = received if isinstance(main_source, Bus) else main_source
     if isinstance(main_source, Bus):
         taken, planned, staged = _so_far(lake, params, received)
     else:
-        taken, planned, staged = _whole(lake, params, chosen, main_source, received)
-    told = changed.read(root)
+        taken, planned, staged = _whole(lake, params, chosen, main_source, received, told)
     if taken.span is not None and params.day > taken.span.last:
         log.warning("%s has nothing of %s yet; its last day is %s", chosen, params.day, taken.span.last)
     until = datasets.end_of(params.day)
@@ -228,7 +228,9 @@ def _so_far(lake: Lake, params: Params, received: Bus) -> tuple[Intake, Plan, St
     return so_far, planned, _stage_events(lake, params.run, so_far, planned.days)
 
 
-def _whole(lake: Lake, params: Params, name: str, main_source: Source, received: Bus) -> tuple[Intake, Plan, Staged]:
+def _whole(
+    lake: Lake, params: Params, name: str, main_source: Source, received: Bus, told: Changed
+) -> tuple[Intake, Plan, Staged]:
     """What is not published yet as the source and the API have it now."""
     notes, accepted = published.read(lake), acceptance.read(lake)
     # A backfill of an old day must not forget what is known since: refunds, for one.
@@ -236,7 +238,9 @@ def _whole(lake: Lake, params: Params, name: str, main_source: Source, received:
     taken = intake.whole(main_source, received, datasets.end_of(max(params.day, newest)), accepted)
     seen = _survey(taken)
     _require_recent(params.day, name, taken, seen)
-    planned = batch.plan(params.day, batch.Input(seen, taken.span, taken.strays()), notes, params.since)
+    until = datasets.end_of(params.day)
+    arrived = _arrived(told.over(main_source.items(until), until), notes)
+    planned = batch.plan(params.day, batch.Input(seen, taken.span, taken.strays()), notes, params.since, arrived)
     if not planned.days and not planned.gone:
         last = f"; its last day is {taken.span.last}" if taken.span else ""
         raise NothingToDo(
@@ -252,6 +256,15 @@ def _whole(lake: Lake, params: Params, name: str, main_source: Source, received:
             return taken, planned, staged
         log.info("days with events that the batch has as well are read again: %s", ", ".join(map(str, sorted(earlier))))
         planned = replace(planned, days=tuple(sorted({*planned.days, *earlier})))
+
+
+def _arrived(catalogue: Iterable[pa.RecordBatch], notes: Mapping[date, published.Day]) -> set[date]:
+    """Days with events of items that were unknown when the day was published, and are in the catalogue now."""
+    waiting = {item for note in notes.values() for item in note.unknown}
+    if not waiting:
+        return set()
+    there = {item for rows in catalogue for item in rows.column("item_id").to_pylist() if item in waiting}
+    return {day for day, note in notes.items() if not there.isdisjoint(note.unknown)}
 
 
 def _doubt(lake: Lake, day: date, planned: Plan, sharing: set[date], notes: Mapping[date, published.Day]) -> None:

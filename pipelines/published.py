@@ -26,6 +26,7 @@ class Day:
         digest: of the events that it was made of, before the gate.
         linked: days that hold an event which this day has as well: when one of them changes, this one may get it back.
         run: that published it.
+        unknown: items of its events that the catalogue did not have; the events are in quarantine until it has.
     """
 
     whole: bool
@@ -33,6 +34,7 @@ class Day:
     digest: str
     linked: tuple[date, ...] = ()
     run: str = ""
+    unknown: tuple[str, ...] = ()
 
 
 UNKNOWN = Day(False, 0, digests.EMPTY)
@@ -60,7 +62,8 @@ def _read(path: Path) -> Day:
     if not path.exists():
         return UNKNOWN
     facts = json.loads(path.read_text())
-    return Day(**facts | {"linked": tuple(map(date.fromisoformat, facts["linked"]))})
+    linked = tuple(map(date.fromisoformat, facts["linked"]))
+    return Day(**facts | {"linked": linked, "unknown": tuple(facts["unknown"])})
 
 
 def remember_passed(lake: Lake, batch: Mapping[date, str]) -> None:

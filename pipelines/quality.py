@@ -162,9 +162,8 @@ class Gate:
             checks, held = screen.judge(made_of, screening.tallies(rows, rules))
         vouched = self.accepted.keys() & (batch.made_of if known else {self.params.day})
         left = rows.where(~_day().isin(held) | F.col(expectations.CLOCK).isNotNull()) if held else rows
-        judged = self.judge(
-            schema.EVENTS, left, rules, 0 if batch.whole and known else 1, "the batch has rows", bool(vouched)
-        )
+        least = 0 if known and (batch.whole or not batch.made_of) else 1
+        judged = self.judge(schema.EVENTS, left, rules, least, "the batch has rows", bool(vouched))
         return Screened(replace(judged, checks=[*checks, *judged.checks]), frozenset(held))
 
     def _marked(self, items: Judged, users: Judged) -> DataFrame:
@@ -309,7 +308,7 @@ def _publish_days(gate: Gate, events: Screened, batch: Batch) -> list[date]:
     """
     log.info("publishing events")
     made_of = {day: digest for day, digest in batch.made_of.items() if day not in events.held}
-    linked = _linked(events.judged)
+    linked, unknown = _linked(events.judged), _unknown(events.judged)
     published.remember_passed(gate.lake, made_of)
     rows = events.judged.good.withColumn("day", F.to_date("event_time")).hint("rebalance", "day")
     with gate.lake.replacing_days(datasets.EVENTS) as work:
@@ -320,7 +319,9 @@ def _publish_days(gate: Gate, events: Screened, batch: Batch) -> list[date]:
                 folder.mkdir()
                 pyarrow.parquet.write_table(schema.EVENTS.arrow().empty_table(), folder / "part-0.parquet")
             count = pyarrow.dataset.dataset(folder, format="parquet").count_rows()
-            note = published.Day(day in batch.whole, count, digest, tuple(sorted(linked[day])), gate.params.run)
+            note = published.Day(
+                day in batch.whole, count, digest, tuple(sorted(linked[day])), gate.params.run, tuple(unknown[day])
+            )
             published.write(folder, note)
     for day in batch.gone:
         gate.lake.remove(datasets.EVENTS, day)
@@ -334,6 +335,15 @@ def _linked(events: Judged) -> Mapping[date, set[date]]:
     found: dict[date, set[date]] = defaultdict(set)
     for day, other in pairs:
         found[day].add(other)
+    return found
+
+
+def _unknown(events: Judged) -> Mapping[date, list[str]]:
+    """Per day, the items of its events that the catalogue does not have."""
+    strangers = events.rows.where(F.array_contains(expectations.REASONS, "unknown_item") & F.col("item_id").isNotNull())
+    found: dict[date, list[str]] = defaultdict(list)
+    for day, item in sorted(tuple(row) for row in strangers.select(_day(), "item_id").dropna().distinct().collect()):
+        found[day].append(item)
     return found
 
 

@@ -46,12 +46,14 @@ RECEIVED = [
     (0, "a0", 0),
     (2, "a2", 2),
     (3, "a2", 2),  # sent twice
+    (3, "new", 3),  # of an item that the catalogue does not have yet
     (6, "late", 2),  # of an app that was offline
     (6, "e1-1", 6),  # an event of the file, sent again with another time
     (7, "e6-2", 3),  # the same, of an earlier day than the published one
     (7, "closed", 5),  # on a day on which the shop was closed
     (8, "too-late", -40),
 ]
+NEW = ("new", 3, 5)  # an item that the API has an event of on the fourth day, and the catalogue from the sixth on
 
 
 class Shop:
@@ -61,9 +63,6 @@ class Shop:
         self.settings = Settings(storage=Storage(root=str(root / "var")))
         self.folder = root / "shop"
         self.folder.mkdir()
-        (self.folder / "items.csv").write_text(
-            "item_id,title,category,created_at,available\nmug,Mug,Home,2026-01-01,true\n"
-        )
         self._received = 0
 
     def until(self, number: int) -> str:
@@ -74,6 +73,8 @@ class Shop:
             for n in range(ROWS)
             if on not in CLOSED and not (f"e{on}-{n}" == REFUNDED[0] and number >= REFUNDED[1])
         ]
+        items = ["mug,Mug,Home,2026-01-01,true\n", *(["new,New,Home,2026-01-01,true\n"] if number >= NEW[2] else [])]
+        (self.folder / "items.csv").write_text("item_id,title,category,created_at,available\n" + "".join(items))
         (self.folder / "events.csv").write_text(HEADER + "".join([*events, *WRONG_CLOCKS]))
         for received, event_id, on in RECEIVED[self._received :]:
             if received <= number:
@@ -87,7 +88,13 @@ class Shop:
         opened = moment if received % 2 == 0 else datetime.now(UTC)
         folder = bus.folder(Path(self.settings.storage.root), "events")
         folder.mkdir(parents=True, exist_ok=True)
-        line = {"event_id": event_id, "session_id": "api", "item_id": "mug", "event": "view", "event_time": at(on)}
+        line = {
+            "event_id": event_id,
+            "session_id": "api",
+            "item_id": "new" if event_id == NEW[0] else "mug",
+            "event": "view",
+            "event_time": at(on),
+        }
         name = f"{int(opened.timestamp() * 1e9):020d}-77-{self._received:08x}.jsonl"
         (folder / name).write_text(json.dumps(line | {"ingested_at": moment.isoformat()}) + "\n")
 
@@ -142,7 +149,7 @@ def test_one_full_load_is_what_it_should_be(full: dict[date, pa.Table]) -> None:
     expected[day(0)] |= {"a0"}
     expected[day(1)] -= {"e1-0"}
     expected[day(2)] |= {"a2", "late"}
-    expected[day(3)] |= {"e6-2"}
+    expected[day(3)] |= {"e6-2", "new"}
     expected[day(6)] -= {"e6-2"}
     expected[day(5)] |= {"closed"}
     assert {on: set(table["event_id"].to_pylist()) for on, table in full.items()} == expected
@@ -192,6 +199,14 @@ def test_a_night_after_a_half_loaded_day_takes_it_up(full: dict[date, pa.Table],
     nights.night(shop.settings, shop.until(3), day(3))
     assert nights.counts(shop.settings)[day(2)] == ROWS + 1
     assert nights.not_whole(shop.settings) == []
+
+
+def test_an_event_of_an_item_that_the_catalogue_gets_later_is_published_then(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    nights.night(shop.settings, shop.until(3), day(3))
+    assert "new" not in nights.rows(shop.settings)[day(3)]["event_id"].to_pylist()
+    nights.night(shop.settings, shop.until(6), day(6))
+    assert "new" in nights.rows(shop.settings)[day(3)]["event_id"].to_pylist()
 
 
 def _retail(settings: Settings, *days: date) -> None:
