@@ -32,7 +32,8 @@ from feature_repo.events import Column, Table
 
 REASONS = "_reasons"  # the names of all rules that a row breaks
 COPY = "_copy"  # "identical" or "conflicting" where an earlier row has the same key
-KNOWN_ITEM = "_known_item"  # whether the catalogue has the item
+KNOWN_ITEM = "_known_item"  # whether the catalogue has the item, or had it
+LISTED_ITEM = "_listed_item"  # whether today's source has the item
 KNOWN_USER = "_known_user"  # whether the users table has the user; true for anonymous visitors
 
 OLDEST = date(1990, 1, 1)  # no web shop existed; catches epoch 0 and two-digit years
@@ -70,6 +71,13 @@ class Limits(BaseModel):
     max_unknown: float = Field(
         0.01, ge=0, le=1, description="share of rows with an unknown event type; more is a new release of a client"
     )
+    max_unlisted: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of events whose item has left the catalogue; more is another shop's, or ids"
+        " that are written in another way; raise it for an assortment that changes faster",
+    )
     min_volume: float = Field(
         0.25, ge=0, description="rows per day against the median of the last 28 published days; Sundays reach a third"
     )
@@ -91,6 +99,7 @@ class Rule:
         limit: share of rows that may break it before the batch is stopped.
         quarantine: False where such rows are fine, and only counted.
         among: SQL predicate of the rows that `limit` is a share of.
+        remedy: what to do about a batch that is stopped, where the rule does not say it by itself.
     """
 
     name: str
@@ -100,6 +109,7 @@ class Rule:
     limit: float
     quarantine: bool = True
     among: str = "true"
+    remedy: str = ""
 
 
 @dataclass(frozen=True)
@@ -138,7 +148,23 @@ def event_rules(first: datetime, as_of: datetime, limits: Limits) -> list[Rule]:
             f"event is one of {', '.join(schema.EVENT_TYPES)}",
             limits.max_unknown,
         ),
-        Rule("unknown_item", "item_id", f"NOT {KNOWN_ITEM}", "item_id is in the catalogue", limits.max_quarantined),
+        Rule(
+            "unknown_item",
+            "item_id",
+            f"NOT {KNOWN_ITEM}",
+            "item_id is in the catalogue, or was in an earlier one",
+            limits.max_quarantined,
+            remedy="list the items in the source, or set max_quarantined to go on without these events",
+        ),
+        Rule(
+            "unlisted_item",
+            "item_id",
+            f"{KNOWN_ITEM} AND NOT {LISTED_ITEM}",
+            "the source lists the item; events of one that has left the catalogue are kept",
+            limits.max_unlisted,
+            quarantine=False,
+            remedy="compare the ids of events and items, or set max_unlisted if so many items have left",
+        ),
         _range("value", 0, MAX_PRICE, limits),
         _range("quantity", 1, MAX_QUANTITY, limits),
         _range("duration_sec", 0, MAX_SECONDS, limits),
@@ -408,6 +434,8 @@ def few_breaking(rule: Rule, handful: int) -> Any:
     """The expectation of a rule."""
     of = "rows" if rule.among == "true" else f"rows with {rule.among}"
     expected = "any number" if rule.limit >= 1 else f"at most {rule.limit:.1%} of {of}"
+    if rule.remedy:
+        expected += f" ({rule.remedy})"
     return ExpectFewRowsBreaking(
         column=rule.column,
         predicate=rule.broken,

@@ -14,6 +14,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 import pyarrow.dataset
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
@@ -21,7 +22,7 @@ from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
 from feature_repo import events as schema
 from feature_repo.events import Table
-from pipelines import datasets, expectations, quality_report, reuse, stage
+from pipelines import datasets, delisted, expectations, quality_report, reuse, stage
 from pipelines import spark as engine
 from pipelines.datasets import Lake
 from pipelines.expectations import Check, Limits, Rule
@@ -104,15 +105,17 @@ class Gate:
         """Judge items or users: whole tables, compared with the last published one."""
         dataset = datasets.CLEAN[table.name]
         before = self.lake.days(dataset, self.params.day - timedelta(days=1))[-1:]
-        rows = _row_counts(self.lake, dataset, before)
+        # Items that have left the source stay in the catalogue, unavailable: they are no measure of what it lists.
+        rows = _row_counts(self.lake, dataset, before, pc.field("available") if table is schema.ITEMS else None)
         least = math.ceil(self.params.min_volume * rows[0]) if rows else int(table is schema.ITEMS)
         why = f"{table.name} did not shrink since {before[0]}, when they were {rows[0]:,}" if rows else "it has rows"
         history = _null_rules(self, table, before, by=None)
         marked = expectations.mark_copies(self.staged(table.name), table.key)
         return self.judge(table, marked, [*rules, *history], least, why)
 
-    def events(self, items: Judged, users: Judged, first: date) -> Judged:
-        """Judge the events of the days from `first` on, against the good items and users of the same run."""
+    def events(self, items: Judged, gone: DataFrame, users: Judged, first: date) -> Judged:
+        """Judge the events of the days from `first` on, against the good items and users of the same run, and against
+        the items that have left the catalogue."""
         start = datetime.combine(first, time(), tzinfo=UTC)
         rules = expectations.event_rules(start, self.as_of, self.params)
         published = self.lake.days(datasets.EVENTS, first - timedelta(days=1))[-HISTORY_DAYS:]
@@ -123,7 +126,8 @@ class Gate:
             least = max(1, math.ceil(self.params.min_volume * usual * days))
             why = f"{days} day(s) bring about as much as the published days, {usual:,.0f} rows each (median)"
         marked = expectations.mark_copies(self.staged("events"), schema.EVENTS.key)
-        marked = expectations.mark_known(marked, items.good, "item_id", expectations.KNOWN_ITEM)
+        marked = expectations.mark_known(marked, items.good, "item_id", expectations.LISTED_ITEM)
+        marked = expectations.mark_known(marked, items.good.unionByName(gone), "item_id", expectations.KNOWN_ITEM)
         marked = expectations.mark_known(marked, users.good, "user_id", expectations.KNOWN_USER)
         return self.judge(schema.EVENTS, marked, [*rules, *history], least, why)
 
@@ -151,16 +155,21 @@ def main(params: Params, settings: Settings) -> stage.Result:
     _require_schemas(gate)
     items = gate.snapshot(schema.ITEMS, expectations.item_rules(gate.as_of, params))
     users = gate.snapshot(schema.USERS, expectations.user_rules(params))
-    events = gate.events(items, users, first)
+    gone = delisted.items(spark, gate.lake, params.day, items.good, gate.staged("events")).persist(
+        StorageLevel.DISK_ONLY
+    )
+    events = gate.events(items, gone, users, first)
     tables = [items, users, events]
     try:
         for judged in tables:
             _quarantine(gate, judged)
         report = _report(gate, [c for j in tables for c in j.checks], {j.table.name: j.details for j in tables})
-        _publish(gate, items)
-        _publish(gate, users)
+        _publish(gate, schema.ITEMS, items.good.unionByName(gone))
+        _publish(gate, schema.USERS, users.good)
         days = _publish_days(gate, events)
+        left = gone.count()
     finally:
+        gone.unpersist()
         for judged in tables:
             judged.rows.unpersist()
     return {
@@ -168,6 +177,7 @@ def main(params: Params, settings: Settings) -> stage.Result:
         "rows": {j.table.name: _rows(j) for j in tables},
         "quarantined": {j.table.name: j.reasons for j in tables},
         "noted": {j.table.name: {c.name: c.broken for c in j.checks if c.verdict == "noted"} for j in tables},
+        "delisted_items": left,
         "days": len(days),
         "first_day": min(days),
         "last_day": max(days),
@@ -227,10 +237,10 @@ def _quarantine(gate: Gate, judged: Judged) -> None:
         _write(judged.bad.select(*judged.table.names, reason).hint("rebalance"), work)
 
 
-def _publish(gate: Gate, judged: Judged) -> None:
-    with gate.lake.replacing(datasets.CLEAN[judged.table.name], gate.params.day) as work:
+def _publish(gate: Gate, table: Table, rows: DataFrame) -> None:
+    with gate.lake.replacing(datasets.CLEAN[table.name], gate.params.day) as work:
         # Rebalance lets Spark choose the number of files by size; the order makes a re-run write the same bytes.
-        _write(judged.good.hint("rebalance").sortWithinPartitions(judged.table.key), work)
+        _write(rows.hint("rebalance").sortWithinPartitions(table.key), work)
 
 
 def _publish_days(gate: Gate, events: Judged) -> list[date]:
@@ -252,9 +262,11 @@ def _rows(judged: Judged) -> int:
     return found
 
 
-def _row_counts(lake: Lake, dataset: datasets.Dataset, days: Sequence[date]) -> list[int]:
-    """Rows per day, from the footers of the files."""
-    return [pyarrow.dataset.dataset(lake.require(dataset, day), format="parquet").count_rows() for day in days]
+def _row_counts(
+    lake: Lake, dataset: datasets.Dataset, days: Sequence[date], where: pc.Expression | None = None
+) -> list[int]:
+    """Rows per day; all of them are counted by the footers of the files."""
+    return [pyarrow.dataset.dataset(lake.require(dataset, day), format="parquet").count_rows(where) for day in days]
 
 
 def _null_rules(gate: Gate, table: Table, days: Sequence[date], by: str | None) -> list[Rule]:

@@ -2,95 +2,19 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
+from staged_batch import DAY, GOOD, ITEMS, NOON, RUN, USERS, Row, event, item, loose, quarantined, run, stage_batch
 
 from feature_repo import events as schema
-from pipelines import datasets, quality, stage
-from pipelines.datasets import RunId
+from pipelines import datasets, stage
 from recsys.errors import BadData, Exit
 from recsys.settings import Settings
 
 pytestmark = pytest.mark.spark
-
-DAY = date(2026, 3, 10)
-NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
-RUN = RunId("r1")
-Row = dict[str, Any]
-
-
-def event(number: int, **columns: Any) -> Row:
-    """A good event of the day; `columns` spoil it."""
-    return {
-        "event_id": f"e{number:04}",
-        "user_id": "ann",
-        "session_id": "s1",
-        "item_id": "mug",
-        "event": "purchase",
-        "value": 9.5,
-        "quantity": 1,
-        "position": 0,
-        "region": "DE",
-        "event_time": NOON + timedelta(seconds=number),
-        "ingested_at": NOON + timedelta(hours=1),
-    } | columns
-
-
-def item(name: str, **columns: Any) -> Row:
-    return {
-        "item_id": name,
-        "title": f"A {name}",
-        "category": "Home > Mugs",
-        "price": 9.5,
-        "created_at": datetime(2025, 1, 1, tzinfo=UTC),
-        "available": True,
-    } | columns
-
-
-def user(name: str, **columns: Any) -> Row:
-    return {"user_id": name, "region": "DE", "age_group": "25-34"} | columns
-
-
-GOOD = [event(number) for number in range(40)]
-ITEMS = [item("mug"), item("cup")]
-USERS = [user("ann")]
-
-
-def loose(table: schema.Table) -> pa.Schema:
-    """The schema without NOT NULL: a source may break it."""
-    return pa.schema([field.with_nullable(True) for field in table.arrow()])
-
-
-def stage_batch(
-    settings: Settings,
-    events: Sequence[Row] | pa.Table = GOOD,
-    items: Sequence[Row] = ITEMS,
-    users: Sequence[Row] = USERS,
-    since: date | None = None,
-) -> None:
-    """Leave the staged tables and the result that ingest would."""
-    result = datasets.run_folder(settings, RUN) / "ingest.json"
-    result.parent.mkdir(parents=True, exist_ok=True)
-    told = {"source": "test", "fingerprint": "f", "since_asked": None, "since": since and since.isoformat()}
-    result.write_text(json.dumps(told))
-    lake = datasets.lake(settings)
-    for table, rows in ((schema.EVENTS, events), (schema.ITEMS, items), (schema.USERS, users)):
-        staged = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(list(rows), schema=loose(table))
-        lake.write(datasets.STAGED[table.name], RUN, staged)
-
-
-def run(settings: Settings, **options: Any) -> stage.Result:
-    return quality.main(quality.Params(day=DAY, run=RUN, **options), settings)
-
-
-def quarantined(settings: Settings, name: str) -> dict[str, str]:
-    """Key → reason of the rows in quarantine."""
-    rows = datasets.lake(settings).read(datasets.QUARANTINE[name], RUN)
-    return dict(zip(rows[schema.TABLES[name].key].to_pylist(), rows["reason"].to_pylist(), strict=True))
 
 
 def test_a_good_batch_is_published_by_day(settings: Settings, spark: SparkSession) -> None:
