@@ -79,6 +79,14 @@ class Catalogue:
         every = pa.concat_tables([self.items, pa.Table.from_pylist(now, self.items.schema)])
         return replace(self, items=every.take(order))
 
+    def contains(self, item_id: str, item: Mapping[str, Any] | None) -> bool:
+        """Whether the catalogue says of an item what a change says, so that the change would change nothing."""
+        row = self.row_of.get(item_id)
+        if row is None or item is None or not _sold(item):
+            return row is None and not _sold(item)
+        held = self.items.slice(row, 1).to_pylist()[0]
+        return all((held[name] or None) == (item[name] or None) for name in ITEMS.names)
+
 
 def _sold(item: Mapping[str, Any] | None) -> bool:
     return item is not None and bool(item["available"])

@@ -87,6 +87,20 @@ class LiveRelease:
         return self.catalogue.column("brand")
 
     @cached_property
+    def brand_names(self) -> list[str]:
+        """Every brand, that of the most popular item first."""
+        return list(dict.fromkeys(name for name in self.brands[self.by_popularity] if name))
+
+    @cached_property
+    def known_brands(self) -> frozenset[str]:
+        return frozenset(self.brand_names)
+
+    @cached_property
+    def priced_in(self) -> list[str]:
+        """The currencies of the items that are there."""
+        return sorted({name for name in self.currencies[self.available] if name})
+
+    @cached_property
     def created(self) -> NDArray[np.float64]:
         """[items] epoch seconds at which an item came into the catalogue; NaN where unknown."""
         times = self.catalogue.column("created_at").astype("datetime64[us]")
@@ -179,6 +193,11 @@ class LiveRelease:
         return frozenset(" > ".join(names[: depth + 1]) for names in parts for depth in range(len(names)))
 
     @cached_property
+    def category_names(self) -> list[str]:
+        """The same, the most general first."""
+        return sorted(self.known, key=lambda path: (path.count(" > "), path))
+
+    @cached_property
     def examples(self) -> list[str]:
         """A few general categories, for people."""
         return sorted({top_category(path) for path in self.category_paths})[:5]
@@ -256,6 +275,7 @@ class LiveRelease:
             self._regional,
         )
         _ = (self.by_popularity, self.as_of, self.known, self.examples, self.brands, self.created, self.newest)
+        _ = (self.known_brands, self.priced_in, self.category_names)
         _ = (self.is_new, self.seldom_shown, self.brand_record, self.popularity_rank, self.price_rank)
         return self
 

@@ -33,14 +33,19 @@ class Metrics:
         self.release = Gauge(
             "recsys_api_release", "1 for the release that serves, 0 for those before it", ["release"], registry=r
         )
-
+        self.data = Gauge(
+            "recsys_api_release_data_timestamp_seconds",
+            "Unix time up to which the data of the release that serves reach; its age is time() less this",
+            registry=r,
+        )
         self._served: set[str] = set()
 
     def text(self) -> bytes:
         return generate_latest(self.registry)
 
-    def serves(self, release: str) -> None:
-        """Say which release serves; those before it stay, at 0."""
+    def serves(self, release: str, as_of: float) -> None:
+        """Say which release serves, and how far its data reach; those before it stay, at 0."""
+        self.data.set(as_of)
         for known in self._served:
             self.release.labels(known).set(0)
         self._served.add(release)

@@ -93,22 +93,22 @@ class Slate:
         slots = slots[: max(self._most - len(self._rows), 0)]
         self._rows += [slot.row for slot in slots]
         pool, live = self._order.pool, self.visit.live
-        placed = iter(_placed([slot for slot in slots if not slot.policy], pool, live))
-        return [_explored(slot, live) if slot.policy else next(placed) for slot in slots]
+        placed = iter(_placed([slot for slot in slots if not slot.policy], pool, live, self.visit.at))
+        return [_explored(slot, live, self.visit.at) if slot.policy else next(placed) for slot in slots]
 
 
-def _placed(slots: Sequence[Slot], pool: Pool, live: LiveRelease) -> list[Shown]:
+def _placed(slots: Sequence[Slot], pool: Pool, live: LiveRelease, at: float) -> list[Shown]:
     """Those that the order placed."""
-    at = [slot.position for slot in slots]
-    columns = pool.scores[at], pool.part[at], pool.place[at], live.catalogue.ids[pool.rows[at]]
-    values = zip(slots, pool.tags(at), *(column.tolist() for column in columns), strict=True)
+    places = [slot.position for slot in slots]
+    columns = pool.scores[places], pool.part[places], pool.place[places], live.catalogue.ids[pool.rows[places]]
+    values = zip(slots, pool.tags(places), *(column.tolist() for column in columns), strict=True)
     return [
         Shown(
             item_id,
             round(score, 6),
             pool.parts[part].source,
             tags,
-            reasons.of(pool.parts[part], place, slot.row, live),
+            reasons.of(pool.parts[part], place, slot.row, live, at),
             1.0,
             {},
         )
@@ -116,6 +116,6 @@ def _placed(slots: Sequence[Slot], pool: Pool, live: LiveRelease) -> list[Shown]
     ]
 
 
-def _explored(slot: Slot, live: LiveRelease) -> Shown:
-    item_id, reason = str(live.catalogue.ids[slot.row]), reasons.explored(slot.row, live)
+def _explored(slot: Slot, live: LiveRelease, at: float) -> Shown:
+    item_id, reason = str(live.catalogue.ids[slot.row]), reasons.explored(slot.row, live, at)
     return Shown(item_id, 0.0, "explore", ["explore"], reason, slot.propensity, slot.policy, slot.context)
