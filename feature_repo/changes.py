@@ -4,6 +4,7 @@
     {changes}:order                  sorted set item_id, score = version of its last change
     {changes}:vectors:<release_id>   hash item_id → version, then the vector that the release's item tower gives it,
                                      all little-endian: float64, [dim] float32
+    {changes}:embedded               set of the releases that have vectors
     {changes}:forgotten              version as of which something was taken out last
 
 A version is epoch microseconds by Redis' own clock and never given twice, so a reader that knows the greatest it has
@@ -26,7 +27,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,7 @@ PAGE = 250  # changes per round trip of a reader: 5 ms, during which requests of
 MICRO = 1_000_000
 _KEYS = ("{changes}:items", "{changes}:order", "{changes}:forgotten")
 _VECTORS = "{changes}:vectors:"
+_EMBEDDED = "{changes}:embedded"
 LARGEST = 2.0**53  # a price of more is none, and Arrow refuses an integer that no double holds
 _LONE = re.compile("[\ud800-\udfff]")  # JSON can say them, no encoding can, and one would stop all that follow
 
@@ -193,6 +195,15 @@ async def newer_async(client: online.AsyncClient, overlay: Overlay) -> Overlay:
             return overlay
 
 
+def told(item_ids: Sequence[str]) -> arms.Call[set[str]]:
+    """Those of some items that a change tells of, if only that they were deleted."""
+
+    def answer(reply: Sequence[bytes | None]) -> set[str]:
+        return {item_id for item_id, record in zip(item_ids, reply, strict=True) if record is not None}
+
+    return arms.Call(("HMGET", _KEYS[0], *item_ids) if item_ids else (), answer)
+
+
 def forget(contained: Mapping[str, int]) -> arms.Call[int]:
     """Take changes out, by item and version; one that has changed again since stays. Gives how many have left."""
     parts = (part for item_id, version in contained.items() for part in (item_id, version))
@@ -202,9 +213,10 @@ def forget(contained: Mapping[str, int]) -> arms.Call[int]:
 def forget_vectors(client: online.Client, kept: Collection[str]) -> None:
     """Take out the vectors of every release but these. Raises Retryable."""
     with online.reachable():
-        held = {key.decode() for key in client.scan_iter(f"{_VECTORS}*")}
-        if gone := held - {_vectors_key(release_id) for release_id in kept}:
-            client.delete(*gone)
+        held = {member.decode() for member in cast(set[bytes], client.smembers(_EMBEDDED))}
+        if gone := sorted(held - set(kept)):
+            client.delete(*map(_vectors_key, gone))
+            client.srem(_EMBEDDED, *gone)
 
 
 def encode(item: Item | None) -> bytes:
@@ -242,6 +254,7 @@ def write_vectors(
         for block in online.blocks(vectors):
             with client.pipeline(transaction=False) as pipe:
                 coded = {item: np.float64(version).tobytes() + vector.tobytes() for item, version, vector in block}
+                pipe.sadd(_EMBEDDED, release_id)
                 pipe.hset(key, mapping=coded)  # type: ignore[arg-type]  # the stubs want a dict of a wider type
                 pipe.execute()
 

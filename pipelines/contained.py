@@ -25,7 +25,7 @@ def forget(settings: Settings, book: Ledger, keep: int) -> int:
     changes. A store that is away is logged: the next deployment does it."""
     kept = book.kept(keep)
     try:
-        with online.connect(settings.redis_url) as client:
+        with online.connect(settings.redis_url, online.WRITE_TIMEOUT) as client:
             changes.forget_vectors(client, {release.release_id for release in kept})
             old = _settled(changes.newer(client, Overlay()))
             for release in _distinct(kept) if old else []:

@@ -154,7 +154,7 @@ def event_rules(first: datetime, as_of: datetime, limits: Limits) -> list[Rule]:
             f"NOT {KNOWN_ITEM}",
             "item_id is in the catalogue, or was in an earlier one",
             limits.max_quarantined,
-            remedy="list the items in the source, or set max_quarantined to go on without these events",
+            remedy="list the items in the source, or set --max-quarantined to go on without these events",
         ),
         Rule(
             "unlisted_item",
@@ -163,7 +163,7 @@ def event_rules(first: datetime, as_of: datetime, limits: Limits) -> list[Rule]:
             "the source lists the item; events of one that has left the catalogue are kept",
             limits.max_unlisted,
             quarantine=False,
-            remedy="compare the ids of events and items, or set max_unlisted if so many items have left",
+            remedy="compare the ids of events and items, or set --max-unlisted if so many items have left",
         ),
         _range("value", 0, MAX_PRICE, limits),
         _range("quantity", 1, MAX_QUANTITY, limits),

@@ -31,6 +31,7 @@ from recsys.settings import Settings
 
 HISTORY_DAYS = 28  # four weeks, so that every weekday counts alike
 PROFILE_DAYS = 7  # days of which the share of empty values is taken
+UNKNOWN_NAMED = 20  # unknown items that the result lists
 PROFILE_ROWS = 1000  # a group with fewer rows has no telling share
 
 log = logging.getLogger(__name__)
@@ -168,6 +169,7 @@ def main(params: Params, settings: Settings) -> stage.Result:
         _publish(gate, schema.USERS, users.good)
         days = _publish_days(gate, events)
         left = gone.count()
+        unknown = _unknown_items(events)
     finally:
         gone.unpersist()
         for judged in tables:
@@ -178,6 +180,7 @@ def main(params: Params, settings: Settings) -> stage.Result:
         "quarantined": {j.table.name: j.reasons for j in tables},
         "noted": {j.table.name: {c.name: c.broken for c in j.checks if c.verdict == "noted"} for j in tables},
         "delisted_items": left,
+        "unknown_items": unknown,
         "days": len(days),
         "first_day": min(days),
         "last_day": max(days),
@@ -222,6 +225,15 @@ def _report(gate: Gate, checks: Sequence[Check], details: dict[str, Any]) -> Pat
         reasons = "; ".join(f"{c.table}.{c.name}: observed {c.observed}, allowed {c.expected}" for c in failed)
         raise BadData(f"the batch of {params.day} fails {len(failed)} expectation(s): {reasons}. Report: {page}")
     return page
+
+
+def _unknown_items(events: Judged) -> dict[str, int]:
+    """The items that no catalogue knows with most events, and how many."""
+    if "unknown_item" not in events.reasons:
+        return {}
+    rows = events.bad.where(F.array_contains(expectations.REASONS, "unknown_item")).groupBy("item_id").count()
+    top = rows.orderBy(F.desc("count"), "item_id").limit(UNKNOWN_NAMED).collect()
+    return {row["item_id"]: row["count"] for row in top}
 
 
 def _quarantine(gate: Gate, judged: Judged) -> None:

@@ -1,6 +1,6 @@
 """The live release in memory: what a request needs of it, as arrays."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -238,6 +238,14 @@ class LiveRelease:
         shown everywhere, and no other."""
         free, named = self._regional
         return named.get(region, free)
+
+    def unknown(self, item_ids: Collection[str]) -> set[str]:
+        """The items that neither the release nor its changes know, sold out and deleted ones included; none where the
+        release does not say which it left out."""
+        left_out = self.catalogue.unavailable
+        if left_out is None:
+            return set()
+        return {item for item in item_ids if item not in self.catalogue.row_of and item not in left_out}
 
     def shows(self, item_id: str) -> bool:
         """Whether an item is there and can be bought or watched."""

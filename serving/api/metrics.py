@@ -20,6 +20,9 @@ class Metrics:
         self.filtered = Counter("recsys_api_filtered_items", "candidates dropped by rule", ["rule"], registry=r)
         self.relaxed = Counter("recsys_api_relaxed_slots", "slots at which a rule gave way", ["rule"], registry=r)
         self.events = Counter("recsys_api_events", "events received", ["outcome"], registry=r)
+        self.unknown_items = Counter(
+            "recsys_api_unknown_item_events", "events accepted whose item no catalogue knows", registry=r
+        )
         self.decisions = Counter("recsys_api_decisions", "decisions logged or lost", ["outcome"], registry=r)
         arm = ["experiment", "variant"]
         self.exposures = Counter("recsys_api_exposures", "pages that a variant served", arm, registry=r)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -89,8 +90,8 @@ def test_a_change_is_not_taken_out_while_a_run_that_does_not_know_it_may_be_on_i
 
 def test_vectors_leave_with_their_release(online_settings: Settings, store: online.Client) -> None:
     serve(online_settings, "r1", item("mug"))
-    store.hset("{changes}:vectors:r0", "mug", b"v")
-    store.hset("{changes}:vectors:r1", "mug", b"v")
+    for name in ("r0", "r1"):
+        changes.write_vectors(store, name, [("mug", 7, np.zeros(2, np.float32))])
     forget(online_settings)
     assert store.keys("{changes}:vectors:*") == [b"{changes}:vectors:r1"]
 

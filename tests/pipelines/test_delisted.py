@@ -98,11 +98,12 @@ def test_an_event_brings_one_back_out_of_the_catalogue_that_held_it_last(
     publish_items(settings, back(400), *ITEMS, item("kettle", title="Last"))
     publish_items(settings, back(1), *ITEMS)
     stage_batch(settings, bought(*["mug"] * 38, "kettle", "ghost"), since=DAY)
-    run(settings)
+    result = run(settings)
     assert published(settings) == {"mug": True, "cup": True, "kettle": False}
     rows = datasets.lake(settings).read(datasets.ITEMS, DAY).to_pylist()
     assert [row["title"] for row in rows if row["item_id"] == "kettle"] == ["Last"]
     assert quarantined(settings, "events") == {"e0039": "unknown_item"}, "no catalogue ever held it"
+    assert result["unknown_items"] == {"ghost": 1}
 
 
 def test_one_whose_row_is_refused_today_is_known_still(settings: Settings, spark: SparkSession) -> None:
@@ -129,7 +130,7 @@ def test_the_events_of_another_shop_stop_the_run_and_the_error_names_the_option(
     settings: Settings, spark: SparkSession
 ) -> None:
     stage_batch(settings, bought(*["mug"] * 10, *[f"x{n % 5}" for n in range(40)]))
-    with pytest.raises(BadData, match=r"events.unlisted_item: observed 80.00% .* allowed .*set max_unlisted"):
+    with pytest.raises(BadData, match=r"events.unlisted_item: observed 80.00% .* allowed .*set --max-unlisted"):
         run(settings)
     assert run(settings, max_unlisted=0.9)["delisted_items"] == 5
 
