@@ -27,7 +27,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -213,7 +213,7 @@ def forget(contained: Mapping[str, int]) -> arms.Call[int]:
 def forget_vectors(client: online.Client, kept: Collection[str]) -> None:
     """Take out the vectors of every release but these. Raises Retryable."""
     with online.reachable():
-        held = {member.decode() for member in cast(set[bytes], client.smembers(_EMBEDDED))}
+        held = {member.decode() for member in client.smembers(_EMBEDDED)}
         if gone := sorted(held - set(kept)):
             client.delete(*map(_vectors_key, gone))
             client.srem(_EMBEDDED, *gone)

@@ -104,7 +104,7 @@ def test_a_corrupt_record_is_logged_and_skipped(
 
 
 def aged(store: online.Client, item_id: str, days: int) -> None:
-    store.zadd("{changes}:order", {item_id: (time.time() - days * 86_400) * changes.MICRO})
+    store.zadd("{changes}:order", {item_id: int((time.time() - days * 86_400) * changes.MICRO)})
 
 
 def test_a_change_stays_however_long_no_release_is_made(store: online.Client) -> None:

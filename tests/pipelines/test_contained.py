@@ -58,7 +58,7 @@ def held(store: online.Client) -> dict[str, Any]:
 def age(store: online.Client, weeks: int) -> None:
     """Move the time on: all changes are so much older."""
     for item_id in store.zrange("{changes}:order", 0, -1):
-        store.zadd("{changes}:order", {item_id: (time.time() - weeks * 7 * 86_400) * changes.MICRO})
+        store.zadd("{changes}:order", {item_id: int((time.time() - weeks * 7 * 86_400) * changes.MICRO)})
 
 
 def test_a_change_outlives_weeks_without_a_release_and_leaves_with_the_last_that_lacks_it(
