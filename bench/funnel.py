@@ -147,7 +147,7 @@ class Funnel:
         kind = self.split.event
         meant = {
             "click": 1.0,
-            "cart": float(kind in ranking_requests.WANTED),
+            "cart": float(kind in ranking_requests.wanted()),
             "purchase": float(kind == events.EventType.PURCHASE),
         }
         rows = {
@@ -159,7 +159,8 @@ class Funnel:
 
     def _deeds(self, history: pd.DataFrame) -> Deeds:
         items = history["item_id"].to_numpy(object)
-        return Deeds(items, np.full(len(items), self.split.event, object), history["time"].to_numpy(np.int64))
+        kinds = np.full(len(items), self.split.event, object)
+        return Deeds(items, kinds, history["time"].to_numpy(np.int64), np.empty((len(items), 0)))
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,7 @@ def histories(words: vocabulary.Vocabulary, count: int, rng: np.random.Generator
         items=rng.choice(len(words.items), count, p=popular / popular.sum()) + FIRST,
         events=np.full(count, words.events.index("purchase") + FIRST),
         times=times,
+        turns=np.empty((count, 0)),
         signal=np.full(count, events.SIGNAL_WEIGHT["purchase"]),
         region=rng.integers(0, len(words.regions), visitors) + FIRST,
         age_group=np.zeros(visitors, np.int64),

@@ -8,8 +8,10 @@ from dags import tasks
 DOC = """
 ### From a day of interactions to a live release
 
-1. **ingest → quality** read the source, put bad rows aside with their reason, and stop on a bad batch
-   (`var/current/runs/<run>/quality/report.html` says why).
+1. **ingest → quality** read the source, put bad rows aside with their reason, and stop on a bad day
+   (`var/current/runs/<run>/quality/report.html` says why). They take up every day that is not whole yet, or that the
+   source or the API now says something else of. If the day is right although its figures are not, trigger the DAG
+   again with *Accept the day*.
 2. **trending, features → materialize** compute what the shop's shelves and the models read, and bring it to Redis.
 3. **train_retrieval → evaluate_retrieval** train the two towers and compare them on held-out days with
    popularity, personal re-purchase and the live model.
@@ -17,9 +19,10 @@ DOC = """
 5. **register → deploy** put the models into MLflow and bring them live in the idle colour. `deploy` takes the
    release back by itself when it misbehaves.
 
-A source without new events, or without any in the four weeks up to the day, on which models are judged, fails the run
-at **ingest**, which says what its last day is. No training begins before **trending** and **features** have both
-succeeded.
+A night without anything new is no failure: **ingest** is skipped, and all behind it; so is what follows **quality**
+where the shop was closed on all days on which models would be judged. A source without any events in the four weeks up
+to the day fails the run at **ingest**, which says what its last day is. No training begins before **trending** and
+**features** have both succeeded.
 
 A gate that refuses is not an error: the run ends at its **…_refused** task, the live release stays, and the note
 on the run says which figure fell short. To try an idea, trigger the DAG with other parameters and compare the two
@@ -58,6 +61,13 @@ PARAMS = {
         title="Keep what is unchanged",
         description="keep what an earlier run judged, computed and trained from the same data, options and code",
     ),
+    "accept": Param(
+        None,
+        type=["null", "string"],
+        title="Accept the day",
+        description="why the day is right although the quality gate refuses it, such as: public holiday; kept in the "
+        "lake and in the report, with your name",
+    ),
     "approve": Param(
         False,
         type="boolean",
@@ -80,7 +90,13 @@ with DAG(
     tags=["recsys"],
 ) as dag:
     ingest = tasks.stage("ingest", source="{{ params.source }}")
-    quality = tasks.stage("quality", outlets=[tasks.EVENTS], reuse=REUSE)
+    quality = tasks.stage(
+        "quality",
+        outlets=[tasks.EVENTS],
+        reuse=REUSE,
+        accept="{{ params.accept }}",
+        accepted_by="{{ accepted_by(params, dag_run) }}",
+    )
     trending = tasks.stage("trending", outlets=[tasks.TRENDING], reuse=REUSE)
     features = tasks.stage("features", outlets=[tasks.FEATURES], reuse=REUSE)
     materialize = tasks.stage("materialize")

@@ -5,9 +5,10 @@ from airflow.sdk import DAG
 from dags import tasks
 
 DOC = """
-Reads what the API received today, checks it, and publishes the day so far. The run is skipped where nothing
-arrived. New events renew an asset on which the **trending** DAG is scheduled. **decisions** publishes what the API
-showed meanwhile: one row per item, with its propensity (`lake/decisions`).
+Reads what the API received today, checks it, and publishes the day so far, which is not whole before the **daily** DAG
+has read it. **ingest** and **quality** are skipped where nothing arrived. New events renew an asset on which the
+**trending** DAG is scheduled. **decisions** publishes what the API showed meanwhile: one row per item, with its
+propensity (`lake/decisions`).
 """
 
 with DAG(
@@ -21,7 +22,7 @@ with DAG(
     tags=["recsys"],
 ) as dag:
     ingest = tasks.stage("ingest", day=tasks.TODAY, run=tasks.TODAYS_RUN, source="bus", minutes=20)
-    # A day that has only begun is small: the volume check is for whole days.
+    # The catalogue is that of the last night, and the users are: they cannot have shrunk.
     quality = tasks.stage(
         "quality", day=tasks.TODAY, run=tasks.TODAYS_RUN, minutes=20, outlets=[tasks.INTRADAY_EVENTS], min_volume="0"
     )

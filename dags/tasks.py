@@ -57,7 +57,12 @@ def run_of(day: str, dag_run: Any) -> str:
     return f"{day.replace('-', '')}-{digest}"
 
 
-MACROS = {"day_of": day_of, "today_of": today_of, "run_of": run_of}
+def accepted_by(params: dict[str, Any], dag_run: Any) -> str:
+    """Who accepts the day of a run, where its form says that somebody does."""
+    return str(getattr(dag_run, "triggering_user_name", None) or "Airflow") if params.get("accept") else ""
+
+
+MACROS = {"accepted_by": accepted_by, "day_of": day_of, "today_of": today_of, "run_of": run_of}
 DAY = "{{ day_of(params, dag_run) }}"
 RUN = "{{ run_of(day_of(params, dag_run), dag_run) }}"
 TODAY = "{{ today_of(dag_run) }}"

@@ -6,6 +6,8 @@
     {arms}:visitors:<item_id>   set of the visitors that an item below its guarantee was shown to
     {arms}:released             set of the items that have reached it
 
+Successes are net: a no to an item counts off, so they may be below 0.
+
 Numbers are little-endian float64, as numpy and Redis' Lua both read them; time is epoch seconds. Counts and
 statistics are right at their time and lose half their weight in every half-life after it. An update of an earlier time
 is weighed by what is left of it, so the order of updates does not matter. A visitor is a 64-bit digest of its id, which
@@ -130,8 +132,9 @@ class Counts:
     """What is known of n items, in the order they were asked for; an unknown one has zeros.
 
     Attributes:
-        successes: [n] decayed counts.
-        failures: [n] trials without success; 0 where successes came from elsewhere than trials.
+        successes: [n] decayed counts; 0 where more was said against an item than for it.
+        failures: [n] trials without success, and what was said against an item beyond its successes; 0 where successes
+            came from elsewhere than trials.
         age: [n] seconds since the counts were right; what remains to be decayed by the reader.
     """
 
@@ -174,17 +177,17 @@ def add_counts(batch: str, seen: Mapping[str, tuple[float, float]], at: float, h
 
     Args:
         batch: id of these events, so that the call may be repeated after a Retryable.
-        seen: per item, its trials (impressions) and successes (positive events).
+        seen: per item, its trials (impressions) and net successes (positive events, less what was said against it).
         at: epoch seconds of the events.
         half_life: seconds.
 
     Raises:
-        ValueError: a negative or infinite count or time, or a half-life that is not above 0.
+        ValueError: negative trials or time, an infinite number, or a half-life that is not above 0.
     """
     numbers = np.array(list(seen.values()), np.float64).reshape(-1, 2)
-    if not (np.isfinite(numbers) & (numbers >= 0)).all():
-        item = next(item for item, pair in seen.items() if not all(0 <= count < np.inf for count in pair))
-        raise ValueError(f"trials and successes must be finite and 0 or more, got {seen[item]} for {item}")
+    if not np.isfinite(numbers).all() or (numbers[:, 0] < 0).any():
+        item = next(item for item, (trials, won) in seen.items() if not (0 <= trials < np.inf and abs(won) < np.inf))
+        raise ValueError(f"trials and successes must be finite, and trials 0 or more, got {seen[item]} for {item}")
     keys = [_batch_key(f"counts:{batch}"), *map(counts_key, seen)]
     return Call(_script(_ADD_COUNTS, keys, *_times(at, half_life), *numbers.ravel().tolist()), bool)
 
@@ -195,7 +198,8 @@ def counts(item_ids: Sequence[str], now: float) -> Call[Counts]:
     def answer(values: list[bytes | None]) -> Counts:
         raw = b"".join(value or bytes(24) for value in values)
         at, trials, successes = np.frombuffer(raw, "<f8").astype(np.float64).reshape(-1, 3).T
-        return Counts(successes, np.maximum(trials - successes, 0), np.maximum(now - at, 0))
+        failures = np.maximum(trials - successes, 0)
+        return Counts(np.maximum(successes, 0), failures, np.maximum(now - at, 0))
 
     return Call(("MGET", *map(counts_key, item_ids)) if item_ids else (), answer)
 

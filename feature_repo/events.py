@@ -3,11 +3,15 @@
 Light on purpose: `feast apply` imports every module of this folder.
 """
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
 import pyarrow as pa
+
+from recsys.errors import Permanent
+from recsys.settings import CustomEvent
 
 Type = Literal["string", "double", "long", "int", "boolean", "timestamp", "array<string>"]
 
@@ -55,11 +59,9 @@ class EventType(StrEnum):
     UNDO = "undo"
 
 
-EVENT_TYPES: tuple[str, ...] = tuple(EventType)
-
 # How much one event says in favour of an item. Purchase and completion count for more than a click, so that a model
 # cannot win by clickbait; an impression or a search alone says nothing of an item.
-SIGNAL_WEIGHT: dict[str, float] = dict.fromkeys(EVENT_TYPES, 0.0) | {
+_YES: dict[str, float] = {
     EventType.PURCHASE: 4.0,
     EventType.ADD_TO_CART: 3.0,
     EventType.BEGIN_CHECKOUT: 3.0,
@@ -71,12 +73,10 @@ SIGNAL_WEIGHT: dict[str, float] = dict.fromkeys(EVENT_TYPES, 0.0) | {
     EventType.CLICK: 1.0,
     EventType.VIEW: 1.0,
 }
-POSITIVE: tuple[str, ...] = tuple(kind for kind, weight in SIGNAL_WEIGHT.items() if weight > 0)
-
 # How much one event says against an item, on the same scale. A return takes back what its purchase said, a removal from
 # the cart what putting it there said; `undo` takes back every earlier no of the same user to the same item, category or
 # brand.
-DISLIKE_WEIGHT: dict[str, float] = {
+_NO: dict[str, float] = {
     EventType.DISLIKE: 4.0,
     EventType.RETURN: 4.0,
     EventType.REFUND: 4.0,
@@ -84,7 +84,70 @@ DISLIKE_WEIGHT: dict[str, float] = {
     EventType.REMOVE_FROM_CART: 3.0,
     EventType.SKIP: 1.0,
 }
-NEGATIVE: tuple[str, ...] = tuple(DISLIKE_WEIGHT)
+
+
+class Names(Sequence[str]):
+    """Names of event types, as `configure` last left them: who keeps the object sees a shop's own types, too."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = tuple(str(name) for name in names)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.names[place]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
+    def __repr__(self) -> str:
+        return repr(self.names)
+
+
+# What the process knows. `configure` changes their content, and nothing else does.
+EVENT_TYPES = Names(EventType)
+SIGNAL_WEIGHT: dict[str, float] = dict.fromkeys(EVENT_TYPES, 0.0) | _YES
+POSITIVE = Names(_YES)
+DISLIKE_WEIGHT: dict[str, float] = dict(_NO)
+NEGATIVE = Names(_NO)
+
+
+def configure(custom: Mapping[str, CustomEvent]) -> None:
+    """Add a shop's own event types; once in a process, at its edge, before anything is derived from the types.
+
+    Their place is behind the built-in ones, for a model knows a type by its place, and in order of their names.
+
+    Raises:
+        Permanent: a name is that of a built-in type.
+    """
+    if taken := sorted(set(custom) & set(EventType)):
+        raise Permanent(f"events.custom: {taken[0]!r} is built in and keeps its meaning; choose another name")
+    chosen = dict(sorted(custom.items()))
+    yes = {name: event.weight for name, event in chosen.items() if event.polarity == "positive"}
+    no = {name: event.weight for name, event in chosen.items() if event.polarity == "negative"}
+    EVENT_TYPES.names = (*(str(kind) for kind in EventType), *chosen)
+    for weights, content in ((SIGNAL_WEIGHT, dict.fromkeys(EVENT_TYPES, 0.0) | _YES | yes), (DISLIKE_WEIGHT, _NO | no)):
+        weights.clear()
+        weights.update(content)
+    POSITIVE.names = tuple(str(kind) for kind, weight in SIGNAL_WEIGHT.items() if weight > 0)
+    NEGATIVE.names = tuple(str(kind) for kind in DISLIKE_WEIGHT)
+
+
+def custom() -> dict[str, float]:
+    """The types that `configure` added, with their weights; those against an item are below 0."""
+    return {kind: SIGNAL_WEIGHT[kind] or -DISLIKE_WEIGHT[kind] for kind in EVENT_TYPES[len(EventType) :]}
+
+
+def yes() -> dict[str, float]:
+    """What the types weigh that speak for an item."""
+    return {kind: SIGNAL_WEIGHT[kind] for kind in POSITIVE}
+
+
+def no() -> dict[str, float]:
+    """What the types weigh that speak against an item."""
+    return {kind: DISLIKE_WEIGHT[kind] for kind in NEGATIVE}
+
 
 # These need no item: a search has its `query`; one unsubscribes from a `category` or a `brand`, and may undo that.
 ITEM_OPTIONAL: tuple[str, ...] = (EventType.SEARCH, EventType.UNSUBSCRIBE, EventType.UNDO)

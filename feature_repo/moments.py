@@ -6,7 +6,7 @@ does it again.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import chain
 from typing import Any
 
@@ -26,10 +26,15 @@ USER_COLUMNS = (
     *("first_event_time", "activity_time"),
     *("categories", "category_weights", "top_categories", "top_category_weights", "brands", "brand_weights"),
 )
-# By place in events.EVENT_TYPES; the last row is for a type that this code does not know.
-_CODE = {kind: code for code, kind in enumerate(events.EVENT_TYPES)}
-_WEIGHT = np.array([*(events.SIGNAL_WEIGHT[events.EventType(kind)] for kind in events.EVENT_TYPES), 0.0])
-_KINDS = np.array([[kind in kinds for kinds in KINDS.values()] for kind in (*events.EVENT_TYPES, "")])
+
+
+@cache
+def _by_type(weights: tuple[tuple[str, float], ...]) -> tuple[Mapping[str, int], Floats, Bools]:
+    """Code of each event type, and by code its weight and whether it is of each of `ranking_table.KINDS`; the last row
+    is for a type that this process does not know."""
+    weight = np.array([*(value for _, value in weights), 0.0])
+    kinds = np.array([[kind in kinds for kinds in KINDS.values()] for kind in (*(name for name, _ in weights), "")])
+    return {kind: code for code, (kind, _) in enumerate(weights)}, weight, kinds
 
 
 @dataclass(frozen=True)
@@ -221,7 +226,8 @@ def _histories(requests: Requests, items: ItemMatrix) -> Histories:
         raise ValueError("history_items, history_events and history_times of a request must be equally long")
     request = np.repeat(np.arange(len(requests)), lengths[0])
     time = np.fromiter(chain.from_iterable(columns[2]), np.float64, len(request))
-    code = np.fromiter((_CODE.get(kind, -1) for kind in chain.from_iterable(columns[1])), np.int64, len(request))
+    code_of, weights, kinds = _by_type(tuple(events.SIGNAL_WEIGHT.items()))
+    code = np.fromiter((code_of.get(kind, -1) for kind in chain.from_iterable(columns[1])), np.int64, len(request))
     item = items.rows(chain.from_iterable(columns[0]))
     age = (requests.now[request] - time) / DAY
     order = np.lexsort((time, request))  # of one second: in the order of the store
@@ -237,8 +243,8 @@ def _histories(requests: Requests, items: ItemMatrix) -> Histories:
         age=age,
         ago=last - np.arange(len(request)),
         visit=begun[last] - begun,
-        weight=_WEIGHT[code],
-        kinds=_KINDS[code],
+        weight=weights[code],
+        kinds=kinds[code],
         price=items.log_price[item],
         bounds=bounds,
     )

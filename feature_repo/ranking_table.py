@@ -25,7 +25,7 @@ PRICE_BANDS = 10  # of equally many items of the catalogue
 KINDS: Mapping[str, tuple[str, ...]] = {
     "viewed": (EventType.VIEW, EventType.CLICK),
     "carted": (EventType.ADD_TO_CART,),
-    "liked": (EventType.LIKE, EventType.COMPLETE, EventType.RATE),
+    "liked": (EventType.LIKE, EventType.COMPLETE, EventType.RATE, EventType.ADD_TO_WISHLIST, EventType.SHARE),
     "bought": (EventType.PURCHASE,),
 }
 KIND_SCOPES = ("item", "category", "brand")

@@ -18,10 +18,12 @@ from typing import Any, Self
 
 import orjson
 
-from feature_repo import online
+from feature_repo import dismissals, online
+from feature_repo.dismissals import Dismissal
 from feature_repo.events import EventType
 from feature_repo.online import AsyncClient, Client, Ranked
 from recsys.inference import Deed
+from recsys.settings import Dismissals
 
 RECENT = 50  # events; a visit seldom has more, and a model sees 100 of a history
 RECENT_SECONDS = 2 * online.SECONDS_PER_DAY  # by then the daily run has brought them to the feature store
@@ -64,9 +66,11 @@ class Shopper:
     Attributes:
         profile: of the day's batch.
         stated: categories that the shopper named since; they stand before those of the profile.
-        recent: events that arrived since, oldest first, each once.
-        watched: items that the user acted on in the 30 days before the request.
+        recent: positive events that arrived since, oldest first, each once; without those that the shopper took back
+            by a later no to the item.
+        watched: items that the user acted on in the 30 days before the request, taken back or not.
         feed: the user's precomputed feed; empty when it is older than 30 minutes.
+        dismissed: what the shopper said no to, and did not take back, oldest first.
     """
 
     profile: Profile = Profile()
@@ -74,16 +78,23 @@ class Shopper:
     recent: tuple[Deed, ...] = ()
     watched: frozenset[str] = frozenset()
     feed: Ranked = field(default_factory=list)
+    dismissed: tuple[Dismissal, ...] = ()
 
     @property
     def preferences(self) -> tuple[str, ...]:
         return self.stated or self.profile.preferences
 
     @property
+    def refused(self) -> frozenset[str]:
+        """Items that the shopper said no to, whether that still hides them or not."""
+        return frozenset(no.name for no in self.dismissed if no.scope == dismissals.ITEM)
+
+    @property
     def items(self) -> tuple[str, ...]:
-        """Items of the history and of this moment, newest first, each once."""
-        newest = [deed.item_id for deed in reversed(self.recent)]
-        return tuple(dict.fromkeys([*newest, *reversed(self.profile.items)]))
+        """Items of the history and of this moment, newest first, each once; without what was refused since."""
+        newest, refused = [deed.item_id for deed in reversed(self.recent)], self.refused
+        history = (item for item in reversed(self.profile.items) if item not in refused)
+        return tuple(dict.fromkeys([*newest, *history]))
 
     @property
     def bought(self) -> frozenset[str]:
@@ -92,7 +103,7 @@ class Shopper:
 
     @property
     def cart(self) -> tuple[str, ...]:
-        """What was put in the cart lately and not bought since, newest first."""
+        """What was put in the cart lately, and not bought or taken out since, newest first."""
         held: dict[str, None] = {}
         for deed in self.recent:
             if deed.event in (EventType.ADD_TO_CART, EventType.PURCHASE):
@@ -103,7 +114,8 @@ class Shopper:
 
     @property
     def interactions(self) -> int:
-        """Positive events, as far as they are known; one that both sides know counts twice for a day."""
+        """Positive events, as far as they are known and not taken back; one that both sides know counts twice for a
+        day."""
         return self.profile.events + len(self.recent)
 
 
@@ -120,13 +132,16 @@ def recent_keys(user_id: str, session_id: str) -> list[str]:
     return [f"recent:{kind}:{name}" for kind, name in (("u", user_id), ("s", session_id)) if name]
 
 
-async def read(client: AsyncClient, user_id: str, session_id: str, now: float) -> Shopper:
+async def read(
+    client: AsyncClient, user_id: str, session_id: str, now: float, held: Dismissals | None = None
+) -> Shopper:
     """A shopper, in one round trip.
 
     Args:
         client: from `online.connect_async`.
         user_id, session_id: "" for none.
         now: epoch seconds of the request (transforms.request_time); what is older than 30 days is not watched.
+        held: how long each kind of no keeps its target away; None: as the settings are shipped.
 
     Raises:
         Retryable: Redis does not answer in time.
@@ -135,6 +150,7 @@ async def read(client: AsyncClient, user_id: str, session_id: str, now: float) -
     if not recent:
         return Shopper()
     asked: list[online.Command] = [("LRANGE", key, 0, RECENT - 1) for key in recent]
+    asked.append(dismissals.question(user_id, session_id))
     if user_id:
         asked += [
             ("HGETALL", profile_key(user_id)),
@@ -145,16 +161,25 @@ async def read(client: AsyncClient, user_id: str, session_id: str, now: float) -
         replies = await client.ask(*asked)
     deeds = {Deed.decode(line.decode()) for lines in replies[: len(recent)] for line in lines}
     newest = tuple(sorted(deeds)[-RECENT:])
+    no = dismissals.answer(replies[len(recent)], user_id, newest, now, held or Dismissals())
+    kept = _not_taken_back(newest, no)
     if not user_id:
-        return Shopper(recent=newest)
-    profile, watched, (stated, feed) = replies[len(recent) :]
+        return Shopper(recent=kept, watched=frozenset(deed.item_id for deed in {*newest} - {*kept}), dismissed=no)
+    profile, watched, (stated, feed) = replies[len(recent) + 1 :]
     return Shopper(
         Profile.decode(dict(zip(profile[::2], profile[1::2], strict=True))),
         tuple(orjson.loads(stated)) if stated else (),
-        newest,
+        kept,
         frozenset(item.decode() for item in watched) | {deed.item_id for deed in newest},
         online.decode(feed),
+        no,
     )
+
+
+def _not_taken_back(deeds: tuple[Deed, ...], dismissed: Iterable[Dismissal]) -> tuple[Deed, ...]:
+    """Without those to an item before a no to it: they say nothing of taste any more, and hold nothing in the cart."""
+    until = {no.name: no.time for no in dismissed if no.scope == dismissals.ITEM}  # the latest of several is last
+    return tuple(deed for deed in deeds if dismissals.MS * deed.time > until.get(deed.item_id, -1)) if until else deeds
 
 
 def remember(pipe: Any, user_id: str, session_id: str, deed: Deed) -> None:

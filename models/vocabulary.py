@@ -6,7 +6,7 @@ are hashed instead, so that a new word still finds a place and no word list has 
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ class Vocabulary:
     brands: tuple[str, ...]
     regions: tuple[str, ...]
     age_groups: tuple[str, ...]
-    events: tuple[str, ...] = events.EVENT_TYPES
+    events: tuple[str, ...] = field(default_factory=lambda: tuple(events.EVENT_TYPES))
 
     def sizes(self) -> dict[str, int]:
         """Rows of each embedding table, padding and unknown included."""

@@ -2,7 +2,8 @@
 
 Two passes over SEQUENCES, batch by batch: one that counts (vocabulary, popularity, co-occurrence), one that
 turns strings into integers for `pipelines.examples`. Nothing at or after the cutoff is used, but the content of
-items, which does not change with time.
+items, which does not change with time. What was taken back before the cutoff is no example of what a visitor wants; a
+history holds it until then.
 """
 
 import logging
@@ -15,19 +16,21 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset
 import scipy.sparse
 from numpy.typing import NDArray
 
-from feature_repo import events, names, transforms
+from feature_repo import events, names, standing, transforms
 from models import two_tower, vocabulary
 from models.vocabulary import FIRST
 from pipelines import datasets, examples
+from pipelines import sequences as stored
 from pipelines.datasets import Lake
 
 ROWS_AT_ONCE = 20_000  # visitors in memory
 PAIRS = 30_000_000  # visitor-item pairs that the co-occurrence is estimated from, at most
 STATS_BYTES = 512 * 2**20  # memory that the statistics of all moments may take
+FADING = 0.01  # of its strength by which a direction of `identity` must pass the first one cut off to count in full
+NEGLIGIBLE = 1e-6  # of the strongest: below it a direction is rounding
 NO_STATED = vocabulary.PARTS * transforms.PREFERENCES
 log = logging.getLogger(__name__)
 
@@ -50,10 +53,7 @@ class Source:
     preferences: Mapping[str, list[str]]
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        columns = ["visitor_id", "region", "age_group", "items", "events", "times"]
-        path = self.lake.require(datasets.SEQUENCES, self.day)
-        found = pyarrow.dataset.dataset(path, format="parquet")
-        yield from found.to_batches(columns=columns, batch_size=ROWS_AT_ONCE)
+        yield from stored.batches(self.lake, self.day, ["visitor_id", "region", "age_group"], ROWS_AT_ONCE)
 
 
 def source(lake: Lake, day: date, cutoff: datetime) -> Source:
@@ -67,12 +67,22 @@ def source(lake: Lake, day: date, cutoff: datetime) -> Source:
 
 @dataclass(frozen=True)
 class Flat:
-    """The events before the cutoff of some visitors, one element each, in order of visitor and time."""
+    """The events before the cutoff of some visitors, one element each, in order of visitor and time.
+
+    Attributes:
+        turns: [events, T] of `sequences.turns`, +inf from the cutoff on.
+    """
 
     owner: NDArray[np.int64]
     items: NDArray[np.object_]
     events: NDArray[np.object_]
     times: NDArray[np.float64]
+    turns: NDArray[np.float64]
+
+    def standing(self) -> "Flat":
+        """Those that count at the cutoff."""
+        rows = standing.counts(self.turns, np.inf)
+        return Flat(self.owner[rows], self.items[rows], self.events[rows], self.times[rows], self.turns[rows])
 
 
 def flat(batch: pa.RecordBatch, cutoff: float) -> Flat:
@@ -89,7 +99,9 @@ def flat(batch: pa.RecordBatch, cutoff: float) -> Flat:
     chance = np.random.default_rng(len(owner)).random(len(owner))
     order = np.lexsort((chance, times, owner))
     order = order[times[order] < cutoff]
-    return Flat(owner[order], items[order], kinds[order], times[order].astype(np.float64))
+    ends = stored.turns(batch)[order]
+    ends = np.where(ends < cutoff, ends, np.inf)
+    return Flat(owner[order], items[order], kinds[order], times[order].astype(np.float64), ends)
 
 
 @dataclass(frozen=True)
@@ -120,7 +132,7 @@ def census(found: Source) -> Census:
     total, visitors, first = 0, 0, np.inf
     known = set(found.content["item_id"])
     for batch in found.batches():
-        rows = flat(batch, found.cutoff.timestamp())
+        rows = flat(batch, found.cutoff.timestamp()).standing()
         signal = _signal(rows.events)
         ids, place = np.unique(rows.items.astype(str), return_inverse=True)
         for item, sum_ in zip(ids.tolist(), np.bincount(place, signal, len(ids)), strict=True):
@@ -173,21 +185,32 @@ def _incidence(
 def identity(seen: scipy.sparse.csr_matrix, dim: int, seed: int) -> NDArray[np.float32]:
     """[rows, dim] unit vectors: a truncated SVD of who saw what, damped by activity and popularity.
 
-    Where id embeddings start: items that the same visitors like are neighbours before the first step.
+    Where id embeddings start: items that the same users like are neighbours before the first step.
+
+    The same on every processor but for rounding. A singular vector is known up to its sign only, equal singular values
+    leave theirs free to turn, and a cut between equal ones is arbitrary; a library's kernels decide such things by
+    rounding, and training would follow. So the vectors are turned as near as a rotation brings them to a fixed random
+    matrix (orthogonal Procrustes: Schönemann, Psychometrika 1966), which undoes signs and turns and keeps all inner
+    products; and directions hardly stronger than the first one that is cut off fade out.
     """
     from sklearn.utils.extmath import randomized_svd
 
     rows = seen.shape[1]
+    seen = seen.astype(np.float64)
     active, popular = (np.sqrt(np.maximum(np.asarray(seen.sum(axis)).ravel(), 1.0)) for axis in (1, 0))
     damped = scipy.sparse.diags(1.0 / active) @ seen @ scipy.sparse.diags(1.0 / popular)
     rank = min(dim, min(seen.shape) - 1)
-    out = np.zeros((rows, dim), np.float32)
+    out = np.zeros((rows, dim))
     if rank >= 1 and seen.nnz:
-        _, strength, right = randomized_svd(damped, rank, n_iter=3, random_state=seed % 2**32)
-        out[:, :rank] = right.T * strength
-    out /= np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-6)
+        _, strength, right = randomized_svd(damped, rank + 1, n_iter=3, random_state=seed % 2**32)
+        cut = max(strength[rank], NEGLIGIBLE * strength[0])
+        kept = np.clip((strength[:rank] / cut - 1) / FADING, 0.0, 1.0)[:, None]
+        fixed = np.random.default_rng(seed).standard_normal((rows, dim))
+        left, _, turned = np.linalg.svd(kept * right[:rank] @ fixed, full_matrices=False)
+        out = (strength[:rank, None] * kept * right[:rank]).T @ left @ turned
+    out /= np.maximum(np.linalg.norm(out, axis=1, keepdims=True), NEGLIGIBLE)
     out[:FIRST] = 0.0
-    return out
+    return out.astype(np.float32)
 
 
 def moments(found: Source, first_time: float, items: int, wanted: int) -> list[date]:
@@ -262,6 +285,7 @@ def sequences(found: Source, words: vocabulary.Vocabulary) -> Iterator[examples.
             items=items[kept],
             events=_codes(rows.events[kept], codes["events"], 0.0).astype(np.int64),
             times=rows.times[kept],
+            turns=rows.turns[kept],
             signal=_signal(rows.events[kept]),
             region=region.astype(np.int64),
             age_group=age_group.astype(np.int64),

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet
 
+from feature_repo.events import TABLES
 from recsys.errors import BadData
 from recsys.settings import Settings
 
@@ -46,10 +47,13 @@ class Dataset:
 STAGED_EVENTS = Dataset("staged/events", "run", "canonical events as the adapter read them, before any check")
 STAGED_ITEMS = Dataset("staged/items", "run", "canonical items, before any check")
 STAGED_USERS = Dataset("staged/users", "run", "canonical users, before any check")
+STAGED_STRAYS = Dataset(
+    "staged/strays", "run", "events whose time cannot be right, or that came too late for their day, with `reason`"
+)
 RECEIVED = Dataset(
     "received", "day", "events of the API that have left the bus, before any check, by day of event_time"
 )
-EVENTS = Dataset("events", "day", "events that passed the quality gate, by day of event_time")
+EVENTS = Dataset("events", "day", "events that passed the quality gate, by day of event_time; an empty day was closed")
 ITEMS = Dataset("items", "day", "the whole catalogue as of a day")
 USERS = Dataset("users", "day", "all user profiles as of a day")
 QUARANTINE_EVENTS = Dataset("quarantine/events", "run", "events refused, with `reason`")
@@ -57,7 +61,9 @@ QUARANTINE_ITEMS = Dataset("quarantine/items", "run", "items refused, with `reas
 QUARANTINE_USERS = Dataset("quarantine/users", "run", "users refused, with `reason`")
 TRENDING = Dataset("trending", "day", "scope, key, rank, item_id, score: decayed popularity, top 100 per scope")
 COVISITATION = Dataset("covisitation", "day", "item_id, kind, rank, other_id, lift, support: also bought / viewed")
-SEQUENCES = Dataset("sequences", "day", "one row per user or anonymous session: its positive events in time order")
+SEQUENCES = Dataset(
+    "sequences", "day", "one row per user or anonymous session: its positive events in time order, and their turns"
+)
 DECISIONS = Dataset(
     "decisions", "day", "what the API showed: one row per item, with propensity, by day of the response"
 )
@@ -116,8 +122,15 @@ class Lake:
         return path
 
     def read(self, dataset: Dataset, partition: date | RunId, columns: list[str] | None = None) -> pa.Table:
-        """One partition as an Arrow table. Raises BadData if there is none."""
-        return pyarrow.dataset.dataset(self.require(dataset, partition), format="parquet").to_table(columns=columns)
+        """One partition as an Arrow table. Raises BadData if there is none.
+
+        Published columns that a day was written without are empty.
+        """
+        found = pyarrow.dataset.dataset(self.require(dataset, partition), format="parquet")
+        if columns and dataset in CLEAN.values():
+            added = [f for f in TABLES[dataset.name].arrow() if f.name in columns and f.name not in found.schema.names]
+            found = found.replace_schema(pa.schema([*found.schema, *added]))
+        return found.to_table(columns=columns)
 
     def read_days(self, dataset: Dataset, days: list[date], columns: list[str] | None = None) -> pa.Table:
         """Several days as one Arrow table, in the order given. Raises BadData if one is missing or none is asked."""
@@ -143,7 +156,7 @@ class Lake:
         """Yield a folder to write `day=YYYY-MM-DD` folders to; each becomes its partition if the block ends well.
 
         For a first load of hundreds of days, which one partitioned Spark write makes in seconds. The days are moved
-        oldest first: after a crash the published days have no gap, and the next run resumes behind the last one.
+        oldest first; after a crash the next run takes up those that are missing.
         """
         work = self.root / "lake" / "_work" / uuid.uuid4().hex
         work.mkdir(parents=True)
@@ -156,6 +169,14 @@ class Lake:
         finally:
             shutil.rmtree(work, ignore_errors=True)
 
+    def remove(self, dataset: Dataset, partition: date | RunId) -> None:
+        """Take one partition away, in one rename."""
+        target = self.path(dataset, partition)
+        old = _aside(target)
+        if target.exists():
+            target.rename(old)
+        shutil.rmtree(old, ignore_errors=True)
+
     def write(self, dataset: Dataset, partition: date | RunId, table: pa.Table) -> Path:
         """Replace one partition by an Arrow table."""
         with self.replacing(dataset, partition) as work:
@@ -165,11 +186,15 @@ class Lake:
 
 def swap(work: Path, target: Path) -> None:
     """Put the folder `work` at `target`; what was there is moved aside first and deleted last."""
-    old = target.with_name(f".old-{target.name}-{uuid.uuid4().hex[:8]}")
+    old = _aside(target)
     if target.exists():
         target.rename(old)
     work.rename(target)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _aside(target: Path) -> Path:
+    return target.with_name(f".old-{target.name}-{uuid.uuid4().hex[:8]}")
 
 
 def lake(settings: Settings) -> Lake:

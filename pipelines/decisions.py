@@ -1,12 +1,13 @@
 """The decision log as a table: one row per shown item, with everything that evaluation needs beside it.
 
 The API logs every response on the bus (topic `decisions`), where it stays for some days; here it becomes a dataset that
-is kept. A run publishes the day so far and the day before, whose last responses may have been on their way at midnight.
+is kept. A run publishes the day so far, the day before, whose last responses may have been on their way at midnight,
+and all days since the last one that was published: so the next run reads what others have missed.
 What a partition holds already stays in it, so a run neither loses what has left the bus nor counts a response twice.
 """
 
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -55,21 +56,21 @@ class Params(stage.Params):
 
 def main(params: Params, settings: Settings) -> stage.Result:
     lake, root = datasets.lake(settings), Path(settings.storage.root)
-    days = (params.day - timedelta(days=1), params.day)
-    start = datasets.end_of(days[0]) - timedelta(days=1)
-    found: dict[date, list[dict[str, Any]]] = {day: [] for day in days}
+    kept = lake.days(datasets.DECISIONS, params.day)
+    first = min(kept[-1], params.day - timedelta(days=1)) if kept else date.min
+    found: dict[date, list[dict[str, Any]]] = defaultdict(list)
     refused: Counter[str] = Counter()
-    for line in _lines(root, start):
+    for line in _lines(root, first):
         try:
             day, rows = flattened(line)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             refused[type(error).__name__] += 1
             continue
-        if day in found:
+        if first <= day <= params.day:
             found[day].extend(rows)
     if refused:
         log.warning("%d lines are no decisions: %s", refused.total(), dict(refused))
-    written = {str(day): publish(lake, day, rows) for day, rows in found.items() if rows}
+    written = {str(day): publish(lake, day, rows) for day, rows in sorted(found.items())}
     return {"written": written, "refused": refused.total()}
 
 
@@ -104,10 +105,10 @@ def publish(lake: Lake, day: date, rows: Iterable[Mapping[str, Any]]) -> int:
     return int(table.num_rows)
 
 
-def _lines(root: Path, start: datetime) -> Iterator[dict[str, Any]]:
-    """What closed segments hold that were still written to after a moment."""
+def _lines(root: Path, first: date) -> Iterator[dict[str, Any]]:
+    """What closed segments hold that were still written to on a day or after it."""
     for segment in bus.closed(root, TOPIC):
-        if segment.stat().st_mtime >= start.timestamp():
+        if datetime.fromtimestamp(segment.stat().st_mtime, UTC).date() >= first:
             yield from bus.read(segment)
 
 

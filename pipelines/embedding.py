@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from feature_repo import events, names, transforms
-from pipelines import datasets
+from pipelines import datasets, sequences
 from pipelines.datasets import Lake
 
 ITEM_TIMES = ("item_first_event_time", "item_last_event_time", "stats_time")
@@ -130,14 +130,13 @@ def visitors(lake: Lake, day: date, *, active_since: datetime | None = None) -> 
         day: the data day.
         active_since: leave out users whose last positive event is older.
     """
-    columns = ["visitor_id", "is_user", "region", "age_group", "items", "events", "times"]
-    sequences = lake.read(datasets.SEQUENCES, day, columns)
-    sequences = sequences.filter(pc.field("is_user")).sort_by("visitor_id")
+    found = sequences.read(lake, day, ["visitor_id", "is_user", "region", "age_group"])
+    found = found.filter(pc.field("is_user")).sort_by("visitor_id")
     if active_since is not None:
-        sequences = sequences.take(np.flatnonzero(_last_times(sequences) >= active_since.timestamp()))
+        found = found.take(np.flatnonzero(_last_times(found) >= active_since.timestamp()))
     users = lake.read(datasets.USERS, day, ["user_id", "preferences"])
     stated = zip(_list(users, "user_id"), _list(users, "preferences"), strict=True)
-    return Visitors(sequences, {user: wishes for user, wishes in stated if wishes})
+    return Visitors(found, {user: wishes for user, wishes in stated if wishes})
 
 
 def _last_times(sequences: pa.Table) -> NDArray[np.float64]:
@@ -158,7 +157,12 @@ def embed_users(
     for start in range(0, len(found), BATCH):
         batch = found.sequences.slice(start, BATCH)
         lists = {name: _list(batch, name) for name in ("visitor_id", "region", "age_group")}
-        history = {n: [row[-history_length:] for row in _list(batch, n)] for n in ("items", "events", "times")}
+        rows = batch.select([*sequences.LISTS, sequences.TURNS.name]).to_pylist()
+        kept = [sequences.counting(row, as_of.timestamp())[-history_length:] for row in rows]
+        history = {
+            name: [[row[name][k] for k in places] for row, places in zip(rows, kept, strict=True)]
+            for name in sequences.LISTS
+        }
         inputs = transforms.user_tower_inputs(
             **history,
             region=lists["region"],

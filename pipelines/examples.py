@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_repo import transforms
+from feature_repo import standing, transforms
 from pipelines import streams
 
 VISIT_GAP = 1800.0  # seconds without an event that end a visit
@@ -62,6 +62,7 @@ class Sequences:
     Attributes:
         items, events: indices of the vocabulary.
         times: epoch seconds, ascending within a visitor.
+        turns: [events, T] when each stopped and began again to count, +inf where there is none.
         signal: weight of each event as a target.
         region, age_group: [visitors] indices; preferences: [visitors, width] indices.
         validates: [visitors] whose last days are kept out, to watch the loss there.
@@ -71,6 +72,7 @@ class Sequences:
     items: Ints
     events: Ints
     times: Floats
+    turns: Floats
     signal: Floats
     region: Ints
     age_group: Ints
@@ -128,20 +130,20 @@ def records(sequences: Sequences, plan: Plan, random: np.random.Generator) -> di
     """All examples of some visitors, by field; also `valid`, which of them are kept out.
 
     An item of the history is no target again. To name it takes no model, and one that is rewarded for it learns less of
-    what goes with what.
+    what goes with what. A history holds what counted at its moment; a target still counts at the end.
     """
     at, owner = cuts(sequences, plan.chunk, random)
     begin, end = sequences.offsets[owner], sequences.offsets[owner + 1]
     now = sequences.times[at]
     past = at[:, None] - 1 - np.arange(plan.layout.history)
     known = past >= begin[:, None]
-    past = np.where(known, past, 0)
+    past, known = _counting(sequences.turns, np.where(known, past, 0), known, now)
     future = at[:, None] + np.arange(plan.layout.targets)
     real = future < end[:, None]
     future = np.where(real, future, 0)
     items, targets = np.where(known, sequences.items[past], 0), np.where(real, sequences.items[future], 0)
     since = now[:, None] - sequences.times[past]
-    real &= ~contained(targets, items)
+    real &= ~contained(targets, items) & standing.counts(sequences.turns, np.inf)[future]
     wait = (sequences.times[future] - now[:, None]) / transforms.SECONDS_PER_DAY
     later = np.arange(plan.layout.targets) / plan.fade
     days = np.floor(now / transforms.SECONDS_PER_DAY)
@@ -161,6 +163,15 @@ def records(sequences: Sequences, plan: Plan, random: np.random.Generator) -> di
         "importance": np.sqrt((real * np.exp2(-later)).sum(axis=1)),
         "valid": sequences.validates[owner] & (now >= plan.validate_from),
     }
+
+
+def _counting(turns: Floats, past: Ints, known: NDArray[np.bool_], now: Floats) -> tuple[Ints, NDArray[np.bool_]]:
+    """Histories [n, H] without what had stopped to count at the moment of each; what is older moves up."""
+    if not turns.size:
+        return past, known
+    known = known & standing.counts(turns[past], now[:, None])
+    order = np.argsort(~known, axis=1, kind="stable")
+    return np.take_along_axis(past, order, 1), np.take_along_axis(known, order, 1)
 
 
 def contained(values: Ints, sets: Ints) -> NDArray[np.bool_]:

@@ -10,8 +10,8 @@ All expectations of a suite are aggregates, which GX computes in ONE Spark job: 
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import date, datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any, Literal
 
 import great_expectations as gx
@@ -29,14 +29,17 @@ from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
 from feature_repo import events as schema
 from feature_repo.events import Column, Table
+from pipelines.sources.bus import LATE
+from pipelines.sources.clock import OLDEST
 
 REASONS = "_reasons"  # the names of all rules that a row breaks
 COPY = "_copy"  # "identical" or "conflicting" where an earlier row has the same key
 KNOWN_ITEM = "_known_item"  # whether the catalogue has the item, or had it
 LISTED_ITEM = "_listed_item"  # whether today's source has the item
+CLOCK = "_clock"  # what ingest found wrong with the time: "future", "too_old", "late", or null
+FIRST_DAY = "_first_day"  # of a copy: the day of the row that is kept
 KNOWN_USER = "_known_user"  # whether the users table has the user; true for anonymous visitors
 
-OLDEST = date(1990, 1, 1)  # no web shop existed; catches epoch 0 and two-digit years
 MAX_PRICE = 1e7  # in any currency; what is above is a number that slipped
 MAX_QUANTITY = 100_000  # the largest honest order line of UCI Online Retail has 80,995 pieces
 MAX_SECONDS = 7 * 24 * 3600  # a session that lasts a week is a clock that jumped
@@ -53,7 +56,7 @@ SPARK_TYPE: dict[schema.Type, str] = {
 
 logging.getLogger("great_expectations").setLevel(logging.WARNING)  # else a line per temporary folder of its docs
 
-Verdict = Literal["passed", "quarantined", "noted", "failed"]
+Verdict = Literal["passed", "quarantined", "noted", "failed", "held", "accepted"]
 
 
 class Limits(BaseModel):
@@ -63,7 +66,10 @@ class Limits(BaseModel):
         0.05, ge=0, le=1, description="share of rows with any fault; above it the source is broken, not some rows"
     )
     max_future: float = Field(
-        0.01, ge=0, le=1, description="share of rows after the data day; some phones have wrong clocks, few are ahead"
+        0.01,
+        ge=0,
+        le=1,
+        description="share of a source's rows that its other days put in no plausible time; more are no wrong clocks",
     )
     max_duplicates: float = Field(
         0.02, ge=0, le=1, description="share of repeated ids; at-least-once delivery repeats some, a double load all"
@@ -79,10 +85,16 @@ class Limits(BaseModel):
         " that are written in another way; raise it for an assortment that changes faster",
     )
     min_volume: float = Field(
-        0.25, ge=0, description="rows per day against the median of the last 28 published days; Sundays reach a third"
+        0.25,
+        ge=0,
+        description="rows of a day against the least median of the four weeks before: same weekday, all, last seven",
     )
     max_null_rise: float = Field(
-        0.3, ge=0, le=1, description="how far the share of empty values of a column may rise above the published days"
+        0.4,
+        ge=0,
+        le=1,
+        description="how far the share of empty values of a column may rise above the emptiest of the "
+        "last 28 published days; UCI Online Retail has days on which it rises by a third",
     )
     handful: int = Field(10, ge=0, description="so many bad rows never stop a batch: shares of a few rows say nothing")
 
@@ -99,6 +111,7 @@ class Rule:
         limit: share of rows that may break it before the batch is stopped.
         quarantine: False where such rows are fine, and only counted.
         among: SQL predicate of the rows that `limit` is a share of.
+        allowed: so many rows may break it whatever their share: the fault is one of the source, not of the batch.
         remedy: what to do about a batch that is stopped, where the rule does not say it by itself.
     """
 
@@ -109,6 +122,7 @@ class Rule:
     limit: float
     quarantine: bool = True
     among: str = "true"
+    allowed: int = 0
     remedy: str = ""
 
 
@@ -136,11 +150,15 @@ class Check:
 # --- rules, declared once -------------------------------------------------------------------------------------------
 
 
-def event_rules(first: datetime, as_of: datetime, limits: Limits) -> list[Rule]:
-    """Rules of one event; `first` is the first moment of the batch's days and `as_of` the first after them."""
+def event_rules(as_of: datetime, rows_read: int, limits: Limits) -> list[Rule]:
+    """Rules of one event; `as_of` is the first moment after the data day, and `rows_read` the number of rows of the
+    source, of which every run sees all wrong clocks again."""
     types = ", ".join(f"'{kind}'" for kind in schema.EVENT_TYPES)
     return [
-        *_common(schema.EVENTS, limits),
+        *(
+            replace(rule, allowed=int(rule.limit * rows_read)) if rule.column == "event_time" else rule
+            for rule in _common(schema.EVENTS, limits)
+        ),
         Rule(
             "unknown_event_type",
             "event",
@@ -172,23 +190,25 @@ def event_rules(first: datetime, as_of: datetime, limits: Limits) -> list[Rule]:
         Rule(
             "too_old",
             "event_time",
-            f"event_time < TIMESTAMP '{OLDEST}'",
-            f"event_time is not before {OLDEST}",
+            f"event_time < TIMESTAMP '{OLDEST}' OR {CLOCK} = 'too_old'",
+            f"event_time is not before {OLDEST}, nor weeks before all other days",
             limits.max_quarantined,
+            allowed=int(limits.max_quarantined * rows_read),
         ),
         Rule(
             "late",
             "event_time",
-            f"event_time >= TIMESTAMP '{OLDEST}' AND event_time < {_sql(first)}",
-            f"event_time is not before {first:%Y-%m-%d}, whose days are published already; backfill them to add it",
-            limits.max_quarantined,
+            f"{CLOCK} = 'late'",
+            f"the API received it within {LATE.days} days; later ones are put aside, at any number",
+            1.0,
         ),
         Rule(
             "future",
             "event_time",
-            f"event_time >= {_sql(as_of)}",
-            f"event_time is before {as_of:%Y-%m-%d}, the end of the data day",
+            f"event_time >= {_sql(as_of)} OR {CLOCK} = 'future'",
+            f"event_time is before {as_of:%Y-%m-%d}, the end of the data day, and not far behind all other days",
             limits.max_future,
+            allowed=int(limits.max_future * rows_read),
         ),
         Rule(
             "unknown_user",
@@ -222,9 +242,18 @@ def item_rules(as_of: datetime, limits: Limits) -> list[Rule]:
     ]
 
 
-def user_rules(limits: Limits) -> list[Rule]:
+def user_rules(as_of: datetime, limits: Limits) -> list[Rule]:
     """Rules of one user profile."""
-    return _common(schema.USERS, limits)
+    return [
+        *_common(schema.USERS, limits),
+        Rule(
+            "not_yet_signed_up",
+            "signup_date",
+            f"signup_date >= {_sql(as_of)}",
+            f"signup_date is before {as_of:%Y-%m-%d}; later ones are put aside, at any number",
+            1.0,
+        ),
+    ]
 
 
 def _common(table: Table, limits: Limits) -> list[Rule]:
@@ -281,7 +310,7 @@ def null_rules(shares: dict[tuple[str, str], float], by: str | None, limits: Lim
     """Rules that no column gets much emptier than it was.
 
     Args:
-        shares: (group, column) → share of empty values in the published data.
+        shares: (group, column) → share of empty values on the emptiest published day.
         by: the column that makes the groups (what a view leaves empty, a purchase fills), or None for one group.
     """
     rules = []
@@ -295,7 +324,7 @@ def null_rules(shares: dict[tuple[str, str], float], by: str | None, limits: Lim
                     f"empty_{column}" + (f"_of_{group}" if by else ""),
                     column,
                     f"`{column}` IS NULL",
-                    f"{column}{of} is about as full as in the published days, where {share:.1%} was empty",
+                    f"{column}{of} is about as full as in the published days, where at most {share:.1%} was empty",
                     allowed,
                     quarantine=False,
                     among=among,
@@ -310,15 +339,22 @@ def null_rules(shares: dict[tuple[str, str], float], by: str | None, limits: Lim
 def mark_copies(rows: DataFrame, key: str) -> DataFrame:
     """Add `_copy`: "identical" or "conflicting" on every row but the first of its key, else null.
 
-    First is what arrived first, then what stands first in the files. Only keys and hashes are shuffled, not the
-    rows; repeated keys are few and come back as a broadcast join. `ingested_at` is no part of the content.
+    Among events the first is that of the earliest day, then what arrived first: so a copy of a later day never moves
+    an event that is published. Then it is the same one in every run, whatever files the rows come in, and only of
+    identical rows any. A copy of an event has `_first_day`, the day of the row that is kept. Only keys and hashes are
+    shuffled, not the rows; repeated keys are few and come back as a broadcast join. `ingested_at` is no part of the
+    content.
     """
     content = [F.col(name) for name in rows.columns if name != "ingested_at"]
-    arrival = [F.col("ingested_at")] if "ingested_at" in rows.columns else []
+    timed = "event_time" in rows.columns
+    day = F.to_date("event_time") if timed else F.lit(None).cast("date")
+    arrival = [day.alias("_day"), F.col("ingested_at"), F.col("event_time")] if timed else []
     # xxhash64 skips nulls, so (null, "a") and ("a", null) need the mask to differ.
     digest = F.xxhash64(*content, F.array(*[column.isNull() for column in content]))
     # Both branches scan the same splits of the same files, hence see the same ids.
-    numbered = rows.withColumn("_row", F.struct(*arrival, F.monotonically_increasing_id().alias("_id")))
+    number = F.monotonically_increasing_id().alias("_id")
+    order = [*arrival, digest.alias("_digest")] if timed else []
+    numbered = rows.withColumn("_row", F.struct(*order, number))
     repeated = (
         numbered.where(F.col(key).isNotNull())
         .groupBy(key)
@@ -331,7 +367,8 @@ def mark_copies(rows: DataFrame, key: str) -> DataFrame:
         .when(digest == F.col("_first._digest"), "identical")
         .otherwise("conflicting")
     )
-    return numbered.join(repeated, key, "left").select(*rows.columns, copy.alias(COPY))
+    first_day = F.when(copy.isNotNull(), F.col("_first._row._day") if timed else day).alias(FIRST_DAY)
+    return numbered.join(repeated, key, "left").select(*rows.columns, copy.alias(COPY), first_day)
 
 
 def mark_known(rows: DataFrame, known: DataFrame, key: str, name: str) -> DataFrame:
@@ -441,18 +478,21 @@ def few_breaking(rule: Rule, handful: int) -> Any:
         predicate=rule.broken,
         among=rule.among,
         limit=rule.limit,
-        handful=handful,
+        handful=max(handful, rule.allowed),
         meta={"name": rule.name, "says": rule.says, "expected": expected, "quarantine": rule.quarantine},
     )
 
 
 def total(rules: Sequence[Rule], limits: Limits) -> Rule:
-    """The rule over all rules: not too many rows are quarantined for what a batch should not have at any number."""
+    """The rule over all rules: not too many rows are quarantined for what a batch should not have at any number.
+
+    Rows with a wrong clock are no part of it: they are those of the whole source, every night.
+    """
     names = ", ".join(f"'{rule.name}'" for rule in rules if rule.quarantine and rule.limit < 1)
     return Rule(
         "quarantined",
         REASONS,
-        f"arrays_overlap({REASONS}, array({names}))",
+        f"{CLOCK} IS NULL AND arrays_overlap({REASONS}, array({names}))",
         "a row breaks no rule",
         limits.max_quarantined,
         quarantine=False,

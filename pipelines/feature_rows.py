@@ -8,7 +8,7 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
 from feature_repo import events as schema
-from pipelines import windows
+from pipelines import turns, windows
 
 EPOCH = date(1970, 1, 1)
 WEEKLY_DAYS = 400  # how far back item_stats has a row a week; beyond it a fast decay leaves the range of a double
@@ -50,13 +50,14 @@ class Span:
 def prepare(events: DataFrame, items: DataFrame, span: Span) -> DataFrame:
     """Events before `as_of` with what all views need: day and time as numbers, who, signal weight, price, category.
 
-    `price` is that paid for carts and purchases, else the item's; null for events that are not positive.
+    `price` is that paid for carts and purchases, else the item's; null for events that are not positive. Category and
+    brand are the item's; an event about no item has none.
     """
     content = items.select("item_id", "category", "brand", F.col("price").alias("item_price"))
-    weight = F.create_map(*(F.lit(x) for pair in schema.SIGNAL_WEIGHT.items() for x in pair))[F.col("event")]
+    weight = turns.weight_of(schema.SIGNAL_WEIGHT)
     paid = F.when(F.col("event").isin("add_to_cart", "purchase"), F.col("value"))
-    joined = events.where(F.unix_seconds("event_time") < span.end).join(F.broadcast(content), "item_id", "left")
-    return joined.select(
+    theirs = events.drop("category", "brand").where(F.unix_seconds("event_time") < span.end)
+    return theirs.join(F.broadcast(content), "item_id", "left").select(
         "event_id",
         "user_id",
         "session_id",

@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset
 from numpy.typing import NDArray
 
-from feature_repo import events, names, transforms
+from feature_repo import events, names, standing, transforms
 from models import two_tower
-from pipelines import baselines, datasets, embedding, recall
+from pipelines import baselines, datasets, embedding, recall, sequences
 from pipelines.datasets import Lake
 from pipelines.split import Split
 from recsys.errors import BadData
@@ -83,7 +82,7 @@ def load(lake: Lake, day: date, split: Split, limit: int, seed: int) -> Trial:
     found = interactions(lake, day, row_of, cutoff, {user["id"]: row for row, user in enumerate(asked)})
     popular = baselines.popularity(found, len(ids))
     truth = recall.Truth(
-        seen=[_rows(user["items"], row_of) for user in asked],
+        seen=[_rows(user["had"], row_of) for user in asked],
         targets=[user["targets"] for user in asked],
         share=popular / max(float(popular.sum()), 1e-9),
     )
@@ -104,13 +103,11 @@ def load(lake: Lake, day: date, split: Split, limit: int, seed: int) -> Trial:
 
 
 def _batches(lake: Lake, day: date) -> Iterable[pa.RecordBatch]:
-    path = lake.require(datasets.SEQUENCES, day)
-    columns = ["visitor_id", "is_user", "region", "age_group", "items", "events", "times"]
-    return pyarrow.dataset.dataset(path, format="parquet").to_batches(columns=columns, batch_size=20_000)  # type: ignore[no-any-return]
+    return sequences.batches(lake, day, ["visitor_id", "is_user", "region", "age_group"], 20_000)
 
 
 def _asked(lake: Lake, day: date, row_of: dict[str, int], cutoff: float, end: float) -> list[dict[str, Any]]:
-    """Users with a target, by id, with what was known of them before the cutoff."""
+    """Users with a target that still counts at the end, by id, with what was known of them before the cutoff."""
     found = []
     for batch in _batches(lake, day):
         last = np.array([times[-1] if times else 0.0 for times in batch.column("times").to_pylist()])
@@ -118,9 +115,11 @@ def _asked(lake: Lake, day: date, row_of: dict[str, int], cutoff: float, end: fl
         for row in batch.filter(pa.array(users & (last >= cutoff))).to_pylist():
             times = np.array(row["times"], np.float64)
             before, after = (int(np.searchsorted(times, moment)) for moment in (cutoff, end))
-            targets = _rows(row["items"][before:after], row_of)
+            targets = _rows([row["items"][k] for k in sequences.counting(row, end, before, after)], row_of)
             if len(targets):
-                past = {name: row[name][:before] for name in ("items", "events", "times")}
+                counted = sequences.counting(row, cutoff, 0, before)
+                past = {name: [row[name][k] for k in counted] for name in sequences.LISTS}
+                past["had"] = row["items"][:before]
                 facts = {"region": row["region"], "age_group": row["age_group"], "asked": times[before]}
                 found.append({"id": str(row["visitor_id"]), "targets": targets, **past, **facts})
     return sorted(found, key=lambda user: str(user["id"]))
@@ -133,7 +132,7 @@ def _rows(items: Iterable[str], row_of: dict[str, int]) -> NDArray[np.int64]:
 def interactions(
     lake: Lake, day: date, row_of: Mapping[str, int], cutoff: float, user_row: Mapping[str, int] | None = None
 ) -> baselines.Interactions:
-    """All positive events of a data day before a cutoff.
+    """All positive events of a data day before a cutoff that count then.
 
     Args:
         row_of: row of an item; others are left out.
@@ -152,7 +151,7 @@ def interactions(
         item = _mapped(items, row_of, -1).astype(np.int64)
         weight = _mapped(kinds, events.SIGNAL_WEIGHT, 0.0)
         when = times.to_numpy().astype(np.float64)
-        kept = (when < cutoff) & (item >= 0)
+        kept = (when < cutoff) & (item >= 0) & standing.counts(sequences.turns(batch), cutoff)
         parts.append((visitor[owner[kept]], item[kept], baselines.age_days(when[kept], cutoff), weight[kept]))
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
     order = np.argsort(columns[0], kind="stable")

@@ -4,7 +4,7 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
 from feature_repo import names
-from pipelines import feature_rows, windows
+from pipelines import feature_rows, turns, windows
 from pipelines.feature_rows import Span
 
 PRIOR_VIEWS = 20.0  # a rate counts as if this many more views had behaved like those of all items
@@ -20,14 +20,18 @@ SMOOTHED = {
 COUNTED = {**dict.fromkeys(names.ITEM_EVENTS, names.WINDOWS_DAYS), "slots": (30,), "placed": (30,)}
 
 
-def item_stats(events: DataFrame, bought: DataFrame, items: DataFrame, span: Span) -> DataFrame:
-    """`names.ITEM_STATS` of every item of the catalogue on every day of the span since it exists."""
+def item_stats(events: DataFrame, turned: DataFrame, bought: DataFrame, items: DataFrame, span: Span) -> DataFrame:
+    """`names.ITEM_STATS` of every item of the catalogue on every day of the span since it exists.
+
+    What was taken back leaves the popularities on the day of its no; counts and rates are of what happened.
+    """
     days = windows.daily(
         "item_id",
         [
             _emitted_next(rows, span)
             for rows in (
                 windows.passing(_item_days(events, span), "item_id", COUNTED),
+                _taken_back(turned, span),
                 windows.distinct_in(30, events.where("weight > 0"), "item_id", "visitor_id", "users"),
                 bought.where("nth = 1").select("item_id", "day", F.lit(1.0).alias("buyers")),
                 bought.where("nth = 2").select("item_id", "day", F.lit(1.0).alias("repeaters")),
@@ -44,8 +48,9 @@ def item_stats(events: DataFrame, bought: DataFrame, items: DataFrame, span: Spa
         *(total[f"{kind}_{n}d"].alias(f"{kind}_{n}d") for kind in names.ITEM_EVENTS for n in names.WINDOWS_DAYS),
         total["users"].alias("users_30d"),
         windows.ratio(total["stars"], total["rated"]).alias("mean_rating"),
-        windows.decayed(total["slow"], span.end, POPULARITY_HALF_LIFE).alias("popularity"),
-        windows.decayed(total["fast"], span.end, FAST_HALF_LIFE).alias("popularity_fast"),
+        # At least 0: a sum of fractions, less each of them, may be a little off.
+        F.greatest(windows.decayed(total["slow"], span.end, POPULARITY_HALF_LIFE), F.lit(0.0)).alias("popularity"),
+        F.greatest(windows.decayed(total["fast"], span.end, FAST_HALF_LIFE), F.lit(0.0)).alias("popularity_fast"),
         windows.ratio(total["repeaters"], total["buyers"]).alias("repeat_rate"),
         windows.ratio(total["slots_30d"], total["placed_30d"]).alias("mean_position_30d"),
         F.coalesce(F.min("first_event").over(ever), F.lit(0)).alias("item_first_event_time"),
@@ -59,19 +64,33 @@ def item_stats(events: DataFrame, bought: DataFrame, items: DataFrame, span: Spa
 
 
 def _item_days(events: DataFrame, span: Span) -> DataFrame:
-    time, slot = F.col("time"), F.when(F.col("event") == "impression", F.col("position"))
+    slot = F.when(F.col("event") == "impression", F.col("position"))
     stars = F.when(F.col("event") == "rate", F.col("value"))
-    return events.groupBy("item_id", "day").agg(
-        *feature_rows.per_event(names.ITEM_EVENTS),
-        F.coalesce(F.sum(slot.cast("double")), F.lit(0.0)).alias("slots"),
-        feature_rows.number_of(slot.isNotNull()).alias("placed"),
-        F.sum(stars).alias("stars"),
-        feature_rows.number_of(stars.isNotNull()).alias("rated"),
-        F.sum(F.col("weight") * windows.decay(time, span.end, POPULARITY_HALF_LIFE)).alias("slow"),
-        F.sum(F.col("weight") * windows.decay(time, span.end, FAST_HALF_LIFE)).alias("fast"),
-        F.min("time").alias("first_event"),
-        F.max("time").alias("last_event"),
+    return (
+        events.where("item_id IS NOT NULL")
+        .groupBy("item_id", "day")
+        .agg(
+            *feature_rows.per_event(names.ITEM_EVENTS),
+            F.coalesce(F.sum(slot.cast("double")), F.lit(0.0)).alias("slots"),
+            feature_rows.number_of(slot.isNotNull()).alias("placed"),
+            F.sum(stars).alias("stars"),
+            feature_rows.number_of(stars.isNotNull()).alias("rated"),
+            *_popularities(F.col("weight"), span),
+            F.min("time").alias("first_event"),
+            F.max("time").alias("last_event"),
+        )
     )
+
+
+def _popularities(weight: Column, span: Span) -> list[Column]:
+    lives = {"slow": POPULARITY_HALF_LIFE, "fast": FAST_HALF_LIFE}
+    return [F.sum(weight * windows.decay(F.col("time"), span.end, life)).alias(name) for name, life in lives.items()]
+
+
+def _taken_back(turned: DataFrame, span: Span) -> DataFrame:
+    """What enters and leaves the popularities on a day because events of before stopped or began again to count."""
+    changes = turns.changes(turned.where("weight > 0")).withColumn("day", windows.day_of(F.col("turn")))
+    return changes.groupBy("item_id", "day").agg(*_popularities(F.col("sign") * F.col("weight"), span))
 
 
 def _emitted_next(rows: DataFrame, span: Span) -> DataFrame:

@@ -1,44 +1,72 @@
 """The quality gate: bad rows go to quarantine with their reasons, a bad batch stops the run, a good one is published.
 
-Everything runs in Spark and nothing is collected but counts, so a batch may be larger than memory. Each table is read
-once, marked, and kept on local disk while Great Expectations judges it and the good days are written.
+A day is published with a note that says whether it is whole and of what it was made (`pipelines.published`); each is
+screened by itself (`pipelines.screening`) before the batch is judged as one. Everything runs in Spark and nothing is
+collected but counts, so a batch may be larger than memory. Each table is read once, marked, and kept on local disk
+while Great Expectations judges it and the good days are written.
 """
 
 import json
 import logging
 import math
-import statistics
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, timedelta
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
 import pyarrow.dataset
+import pyarrow.parquet
+from pydantic import Field
 from pyspark import StorageLevel
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
 from feature_repo import events as schema
 from feature_repo.events import Table
-from pipelines import datasets, delisted, expectations, quality_report, reuse, stage
+from pipelines import acceptance as acceptances
+from pipelines import (
+    datasets,
+    delisted,
+    expectations,
+    published,
+    quality_report,
+    reuse,
+    screening,
+    split,
+    stage,
+)
 from pipelines import spark as engine
+from pipelines.acceptance import Acceptance
+from pipelines.batch import Batch
 from pipelines.datasets import Lake
 from pipelines.expectations import Check, Limits, Rule
-from recsys.errors import BadData
+from pipelines.screening import Screen
+from recsys.errors import BadData, NothingToDo
 from recsys.settings import Settings
 
-HISTORY_DAYS = 28  # four weeks, so that every weekday counts alike
-PROFILE_DAYS = 7  # days of which the share of empty values is taken
+PROFILE_DAYS = 28  # days of which the share of empty values is taken
+PROFILE_ROWS = 100  # a group with fewer rows on a day has no telling share
 UNKNOWN_NAMED = 20  # unknown items that the result lists
-PROFILE_ROWS = 1000  # a group with fewer rows has no telling share
 
 log = logging.getLogger(__name__)
 
 
 class Params(Limits, stage.ReuseParams):
     """What the quality gate is told."""
+
+    accept: str = Field(
+        "",
+        description="publish the run's day whatever its figures are, for this reason; kept in the lake and the report",
+    )
+    accepted_by: str = Field("", description="who accepts; empty: the user of this process")
+
+    def facts(self) -> dict[str, Any]:
+        facts = super().facts()
+        return {name: value for name, value in facts.items() if not name.startswith("accept")}
 
 
 @dataclass(frozen=True)
@@ -71,6 +99,14 @@ class Judged:
 
 
 @dataclass(frozen=True)
+class Screened:
+    """The events of a batch after judgement, without those of the days that are held back."""
+
+    judged: Judged
+    held: Collection[date]
+
+
+@dataclass(frozen=True)
 class Gate:
     """One batch on its way through the gate."""
 
@@ -78,6 +114,7 @@ class Gate:
     settings: Settings
     lake: Lake
     spark: SparkSession
+    accepted: Mapping[date, Acceptance]
 
     @property
     def as_of(self) -> datetime:
@@ -86,14 +123,16 @@ class Gate:
     def staged(self, name: str) -> DataFrame:
         return self.spark.read.parquet(str(self.lake.require(datasets.STAGED[name], self.params.run)))
 
-    def judge(self, table: Table, marked: DataFrame, rules: Sequence[Rule], least: int, why: str) -> Judged:
-        """Mark the rows with their reasons, and judge the table by all its expectations at once."""
+    def judge(
+        self, table: Table, rows: DataFrame, rules: Sequence[Rule], least: int, why: str, lenient: bool = False
+    ) -> Judged:
+        """Judge annotated rows by all expectations at once; `lenient` where a person vouches for them."""
         log.info("judging %s by %d rules", table.name, len(rules))
-        rows = expectations.annotate(marked, rules).persist(StorageLevel.DISK_ONLY)
+        total = expectations.total(rules, self.params)
+        lifted = [replace(rule, limit=1.0) if lenient else rule for rule in (*rules, total)]
         wanted = [
-            expectations.volume(least, why),
-            *(expectations.few_breaking(rule, self.params.handful) for rule in rules),
-            expectations.few_breaking(expectations.total(rules, self.params), self.params.handful),
+            expectations.volume(0 if lenient else least, why),
+            *(expectations.few_breaking(rule, self.params.handful) for rule in lifted),
         ]
         checks, details = expectations.validate(table.name, rows, wanted)
         judged = Judged(table, rows, checks, details)
@@ -112,36 +151,58 @@ class Gate:
         why = f"{table.name} did not shrink since {before[0]}, when they were {rows[0]:,}" if rows else "it has rows"
         history = _null_rules(self, table, before, by=None)
         marked = expectations.mark_copies(self.staged(table.name), table.key)
-        return self.judge(table, marked, [*rules, *history], least, why)
+        annotated = expectations.annotate(marked.withColumn(expectations.CLOCK, F.lit(None)), [*rules, *history])
+        kept = annotated.persist(StorageLevel.DISK_ONLY)
+        return self.judge(table, kept, [*rules, *history], least, why, self.params.day in self.accepted)
 
-    def events(self, items: Judged, gone: DataFrame, users: Judged, first: date) -> Judged:
-        """Judge the events of the days from `first` on, against the good items and users of the same run, and against
-        the items that have left the catalogue."""
-        start = datetime.combine(first, time(), tzinfo=UTC)
-        rules = expectations.event_rules(start, self.as_of, self.params)
-        published = self.lake.days(datasets.EVENTS, first - timedelta(days=1))[-HISTORY_DAYS:]
-        history = _null_rules(self, schema.EVENTS, published[-PROFILE_DAYS:], by="event")
-        least, why = 1, "the batch has rows"
-        if rows := _row_counts(self.lake, datasets.EVENTS, published):
-            days, usual = (self.params.day - first).days + 1, statistics.median(rows)
-            least = max(1, math.ceil(self.params.min_volume * usual * days))
-            why = f"{days} day(s) bring about as much as the published days, {usual:,.0f} rows each (median)"
+    def events(self, items: Judged, gone: DataFrame, users: Judged, batch: Batch) -> Screened:
+        """Screen the events day by day, against the good items and users of the same run and items that have left the
+        catalogue, and judge what is left."""
+        notes = published.read(self.lake)
+        filled = [day for day, note in notes.items() if note.rows and day <= self.params.day]
+        profile = [day for day in filled if day not in batch.made_of][-PROFILE_DAYS:]
+        rules = [
+            *expectations.event_rules(self.as_of, batch.rows_read, self.params),
+            *_null_rules(self, schema.EVENTS, profile, by="event"),
+        ]
+        rows = expectations.annotate(self._marked(items, gone, users), rules).persist(StorageLevel.DISK_ONLY)
+        checks: list[Check] = []
+        held: set[date] = set()
+        known = any(note.whole for note in notes.values())
+        if known:
+            passed = published.passed(self.lake)
+            screen = Screen(self.params.day, rules, self.params, notes, self.accepted, passed, batch.closed)
+            made_of = {day: batch.made_of[day] for day in batch.whole}
+            checks, held = screen.judge(made_of, screening.tallies(rows, rules))
+        vouched = self.accepted.keys() & (batch.made_of if known else {self.params.day})
+        left = rows.where(~_day().isin(held) | F.col(expectations.CLOCK).isNotNull()) if held else rows
+        judged = self.judge(
+            schema.EVENTS, left, rules, 0 if batch.whole and known else 1, "the batch has rows", bool(vouched)
+        )
+        return Screened(replace(judged, checks=[*checks, *judged.checks]), frozenset(held))
+
+    def _marked(self, items: Judged, gone: DataFrame, users: Judged) -> DataFrame:
+        """The staged events with the marks that the rules look at; one with a wrong clock is judged by that alone."""
         marked = expectations.mark_copies(self.staged("events"), schema.EVENTS.key)
         marked = expectations.mark_known(marked, items.good, "item_id", expectations.LISTED_ITEM)
         marked = expectations.mark_known(marked, items.good.unionByName(gone), "item_id", expectations.KNOWN_ITEM)
         marked = expectations.mark_known(marked, users.good, "user_id", expectations.KNOWN_USER)
-        return self.judge(schema.EVENTS, marked, [*rules, *history], least, why)
+        marked = marked.withColumn(expectations.CLOCK, F.lit(None).cast("string"))
+        strays = self.spark.read.parquet(str(self.lake.require(datasets.STAGED_STRAYS, self.params.run)))
+        known = dict.fromkeys((expectations.LISTED_ITEM, expectations.KNOWN_ITEM, expectations.KNOWN_USER), F.lit(True))
+        strays = strays.withColumnRenamed("reason", expectations.CLOCK).withColumns(known)
+        return marked.unionByName(strays, allowMissingColumns=True)
 
 
 def touches(params: Params, settings: Settings) -> reuse.Touched:
-    """Reads what ingest took from the source, known by its fingerprint; writes the published days up to the day."""
+    """Reads what ingest took from the source, known by its fingerprint, and which days a person has accepted; writes
+    the published days up to the day."""
     lake = datasets.lake(settings)
     taken = stage.result_of(settings, params.run, "ingest")
     facts = {name: taken.get(name) for name in ("source", "fingerprint", "since_asked")}
-    published = [
-        lake.path(dataset, day) for dataset in datasets.CLEAN.values() for day in lake.days(dataset, params.day)
-    ]
-    return reuse.Touched(writes=published, facts=params.facts() | facts)
+    accepted = {str(day): acceptance.when for day, acceptance in acceptances.read(lake).items()}
+    written = [lake.path(dataset, day) for dataset in datasets.CLEAN.values() for day in lake.days(dataset, params.day)]
+    return reuse.Touched(writes=written, facts=params.facts() | facts | {"accepted": accepted})
 
 
 def main(params: Params, settings: Settings) -> stage.Result:
@@ -149,31 +210,34 @@ def main(params: Params, settings: Settings) -> stage.Result:
 
     Raises:
         BadData: the batch fails an expectation; the message and the report name it. Nothing was published.
+        NothingToDo: all is published, and there is nothing to judge models on: the shop was closed.
     """
-    spark = engine.session(settings, "quality")
-    gate = Gate(params, settings, datasets.lake(settings), spark)
-    first = _first_day(gate)
+    lake = datasets.lake(settings)
+    if params.accept:
+        acceptances.accept(lake, params.day, params.accept, params.accepted_by)
+    gate = Gate(params, settings, lake, engine.session(settings, "quality"), acceptances.read(lake))
+    batch = Batch.read(settings, params.run)
     _require_schemas(gate)
     items = gate.snapshot(schema.ITEMS, expectations.item_rules(gate.as_of, params))
-    users = gate.snapshot(schema.USERS, expectations.user_rules(params))
-    gone = delisted.items(spark, gate.lake, params.day, items.good, gate.staged("events")).persist(
+    users = gate.snapshot(schema.USERS, expectations.user_rules(gate.as_of, params))
+    gone = delisted.items(gate.spark, lake, params.day, items.good, gate.staged("events")).persist(
         StorageLevel.DISK_ONLY
     )
-    events = gate.events(items, gone, users, first)
-    tables = [items, users, events]
+    events = gate.events(items, gone, users, batch)
+    tables = [items, users, events.judged]
     try:
         for judged in tables:
             _quarantine(gate, judged)
         report = _report(gate, [c for j in tables for c in j.checks], {j.table.name: j.details for j in tables})
         _publish(gate, schema.ITEMS, items.good.unionByName(gone))
         _publish(gate, schema.USERS, users.good)
-        days = _publish_days(gate, events)
+        days = _publish_days(gate, events, batch)
         left = gone.count()
-        unknown = _unknown_items(events)
+        unknown = _unknown_items(events.judged)
     finally:
-        gone.unpersist()
-        for judged in tables:
-            judged.rows.unpersist()
+        gate.spark.catalog.clearCache()
+    if batch.whole:
+        _require_recent(lake, params.day)
     return {
         "passed": True,
         "rows": {j.table.name: _rows(j) for j in tables},
@@ -182,16 +246,24 @@ def main(params: Params, settings: Settings) -> stage.Result:
         "delisted_items": left,
         "unknown_items": unknown,
         "days": len(days),
-        "first_day": min(days),
-        "last_day": max(days),
+        "first_day": min(days, default=None),
+        "last_day": max(days, default=None),
+        "held": sorted(map(str, events.held)),
+        "accepted": sorted(map(str, gate.accepted.keys() & batch.made_of)),
         "report": str(report),
     }
 
 
-def _first_day(gate: Gate) -> date:
-    """The first day of the batch, as ingest chose it; the oldest day possible where it took in everything."""
-    since = stage.result_of(gate.settings, gate.params.run, "ingest")["since"]
-    return date.fromisoformat(since) if since else expectations.OLDEST
+def _require_recent(lake: Lake, day: date) -> None:
+    """Stop where nothing happened in the days on which models are judged: to train would end there, minutes later."""
+    notes = published.read(lake)
+    if min(notes, default=day) >= day:
+        return
+    judged = split.holdout(lake, day)
+    if not any(note.rows for one, note in notes.items() if judged.cutoff.date() <= one <= day):
+        raise NothingToDo(
+            f"{day} is published, but nothing happened since {judged.cutoff:%Y-%m-%d}: no models to judge"
+        )
 
 
 def _require_schemas(gate: Gate) -> None:
@@ -223,7 +295,13 @@ def _report(gate: Gate, checks: Sequence[Check], details: dict[str, Any]) -> Pat
     (folder / "report.json").write_text(json.dumps(machine, default=str, indent=1))
     if failed:
         reasons = "; ".join(f"{c.table}.{c.name}: observed {c.observed}, allowed {c.expected}" for c in failed)
-        raise BadData(f"the batch of {params.day} fails {len(failed)} expectation(s): {reasons}. Report: {page}")
+        raise BadData(
+            f"the batch of {params.day} fails {len(failed)} expectation(s): {reasons}. Report: {page}. "
+            f'Mend the source; or if the day is right, `recsys data accept {params.day} --reason "…"` and run it again'
+        )
+    for check in checks:
+        if check.verdict in ("held", "accepted"):
+            log.warning("%s: %s: observed %s, allowed %s", check.verdict, check.says, check.observed, check.expected)
     return page
 
 
@@ -255,13 +333,44 @@ def _publish(gate: Gate, table: Table, rows: DataFrame) -> None:
         _write(rows.hint("rebalance").sortWithinPartitions(table.key), work)
 
 
-def _publish_days(gate: Gate, events: Judged) -> list[date]:
-    """Write all days of the batch with one Spark job, then move each into its place; return the days."""
+def _publish_days(gate: Gate, events: Screened, batch: Batch) -> list[date]:
+    """Write all days of the batch with one Spark job, then move each into its place; return the days.
+
+    A day without a good event is published too, with nothing in it.
+    """
     log.info("publishing events")
-    days = events.good.withColumn("day", F.to_date("event_time")).hint("rebalance", "day")
+    made_of = {day: digest for day, digest in batch.made_of.items() if day not in events.held}
+    linked = _linked(events.judged)
+    published.remember_passed(gate.lake, made_of)
+    rows = events.judged.good.withColumn("day", F.to_date("event_time")).hint("rebalance", "day")
     with gate.lake.replacing_days(datasets.EVENTS) as work:
-        _write(days.sortWithinPartitions("day", "event_time", "event_id"), work, by="day")
-        return sorted(date.fromisoformat(path.name.removeprefix("day=")) for path in work.glob("day=*"))
+        _write(rows.sortWithinPartitions("day", "event_time", "event_id"), work, by="day")
+        for day, digest in made_of.items():
+            folder = work / f"day={day}"
+            if not folder.exists():
+                folder.mkdir()
+                pyarrow.parquet.write_table(schema.EVENTS.arrow().empty_table(), folder / "part-0.parquet")
+            count = pyarrow.dataset.dataset(folder, format="parquet").count_rows()
+            note = published.Day(day in batch.whole, count, digest, tuple(sorted(linked[day])), gate.params.run)
+            published.write(folder, note)
+    for day in batch.gone:
+        gate.lake.remove(datasets.EVENTS, day)
+    return sorted(made_of)
+
+
+def _linked(events: Judged) -> Mapping[date, set[date]]:
+    """Days with a copy of an event of another day, and those other days."""
+    first = F.col(expectations.FIRST_DAY)
+    pairs = events.rows.where(first.isNotNull() & (first != _day())).select(_day(), first).distinct().collect()
+    found: dict[date, set[date]] = defaultdict(set)
+    for day, other in pairs:
+        found[day].add(other)
+    return found
+
+
+def _day() -> Column:
+    """The day of an event."""
+    return F.to_date("event_time")
 
 
 def _write(rows: DataFrame, folder: Path, by: str | None = None) -> None:
@@ -285,10 +394,13 @@ def _null_rules(gate: Gate, table: Table, days: Sequence[date], by: str | None) 
     """Rules that no optional column gets much emptier than in the published days; none on a first load."""
     if not days:
         return []
-    rows = gate.spark.read.parquet(*[str(gate.lake.require(datasets.CLEAN[table.name], day)) for day in days])
+    rows = engine.read(gate.spark, gate.lake, datasets.CLEAN[table.name], days)
     columns = [c.name for c in table.columns if not c.required]
-    group = F.col(by) if by else F.lit("")
+    groups = [F.col(by).alias("_group"), _day().alias("_on")] if by else [F.lit("").alias("_group")]
     empty = [F.avg(F.col(name).isNull().cast("double")).alias(name) for name in columns]
-    found = rows.groupBy(group.alias("_group")).agg(F.count(F.lit(1)).alias("_n"), *empty).collect()
-    shares = {(row["_group"], name): row[name] for row in found if row["_n"] >= PROFILE_ROWS for name in columns}
+    found = rows.groupBy(*groups).agg(F.count(F.lit(1)).alias("_n"), *empty).collect()
+    shares: dict[tuple[str, str], float] = {}
+    for row, name in product((row for row in found if row["_n"] >= PROFILE_ROWS), columns):
+        key = (row["_group"], name)
+        shares[key] = max(row[name], shares.get(key, 0.0))
     return expectations.null_rules(shares, by, gate.params)

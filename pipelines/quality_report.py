@@ -6,9 +6,11 @@ from itertools import groupby
 
 from pipelines.expectations import Check, Verdict
 
-ORDER: tuple[Verdict, ...] = ("failed", "quarantined", "noted", "passed")
+ORDER: tuple[Verdict, ...] = ("failed", "held", "accepted", "quarantined", "noted", "passed")
 MEANING: dict[Verdict, str] = {
     "failed": "stops the batch",
+    "held": "this day is kept back, the others go on",
+    "accepted": "a person vouches for this day",
     "quarantined": "rows put aside, the rest goes on",
     "noted": "rows kept, only counted",
     "passed": "as expected",
@@ -19,8 +21,10 @@ h1{font-size:1.5rem}h2{margin-top:2rem;font-size:1.15rem}
 table{border-collapse:collapse;width:100%}th,td{text-align:left;vertical-align:top;padding:.35rem .7rem;
 border-bottom:1px solid #d8dee4}th{background:#f6f8fa}td.v{white-space:nowrap;font-weight:600}
 .failed td.v{color:#b3261e}.failed{background:#fdecea}.quarantined td.v{color:#8a5a00}.noted td.v{color:#3b5b8c}
+.held td.v,.accepted td.v{color:#8a5a00}
 .passed td.v{color:#1a7f37}code{background:#eff1f3;padding:0 .25rem;border-radius:3px;overflow-wrap:anywhere}
 .stop{border-left:5px solid #b3261e;padding:.2rem 1rem;background:#fdecea}
+.notice{border-left:5px solid #8a5a00;padding:.2rem 1rem}
 .go{border-left:5px solid #1a7f37;padding:.2rem 1rem;background:#e9f7ee}
 @media(prefers-color-scheme:dark){body{background:#0d1117;color:#e6edf3}th,code{background:#21262d}
 th,td{border-color:#30363d}.failed,.stop{background:#3b1513}.go{background:#0f2e1a}.failed td.v{color:#ff8a80}
@@ -37,6 +41,7 @@ def page(title: str, facts: Mapping[str, object], checks: Sequence[Check]) -> st
             f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>',
             f"<style>{STYLE}</style><h1>{escape(title)}</h1>",
             _verdict(failed),
+            *(_notice(check) for check in checks if check.verdict in ("held", "accepted")),
             "<table>" + "".join(_fact(name, value) for name, value in facts.items()) + "</table>",
             *(_table(name, list(rows)) for name, rows in tables),
             "<h2>Words</h2><ul>",
@@ -55,6 +60,11 @@ def _verdict(failed: Sequence[Check]) -> str:
         for c in failed
     )
     return f'<div class="stop"><p><b>The batch was stopped; nothing was published.</b></p><ul>{lines}</ul></div>'
+
+
+def _notice(check: Check) -> str:
+    text = f"<b>{check.verdict}</b>: {escape(check.says)}. Observed {escape(check.observed)}"
+    return f'<div class="notice"><p>{text}; allowed {escape(check.expected)}.</p></div>'
 
 
 def _fact(name: str, value: object) -> str:

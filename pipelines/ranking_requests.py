@@ -6,6 +6,8 @@ moment before a visit, and in a long one the moment before every page of it: its
 there on, and `ranking_examples` adds negatives.
 
 Labels nest, as the ranker's chain does: a purchase is wanted and engaged with, too. What it brought in is its `amount`.
+What was taken back, such as a purchase by its return, is no label (`feature_repo.standing`), as far as the data go: a
+label may know what the features of its request must not.
 """
 
 from dataclasses import dataclass
@@ -17,18 +19,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from feature_repo import events
+from feature_repo import events, standing
 from models import ranker
 from pipelines import datasets
 from pipelines.datasets import Lake
 
 COLUMNS = [
     *("user_id", "session_id", "item_id", "event", "value", "quantity"),
-    *("event_time", "surface", "position", "request_id", "region"),
+    *("event_time", "surface", "position", "request_id", "region", "category", "brand"),
 ]
 LABELS = (*ranker.CHAIN, "amount")
-# Wanted, not merely looked at: what the middle head, "cart", stands for in a shop and for films alike.
-WANTED = tuple(kind for kind, weight in events.SIGNAL_WEIGHT.items() if weight >= 3.0)
+WANTED_WEIGHT = 3.0  # wanted, not merely looked at: what the middle head, "cart", stands for in a shop and for films
 ATTRIBUTION_SECONDS = 24 * 3600.0
 FEWEST_LISTS = 50  # shown lists with a click below which visits are used instead
 VISIT_LEAD = 0.001  # seconds before the first event of a page at which it is ranked
@@ -62,12 +63,21 @@ def read(lake: Lake, start: datetime, end: datetime) -> Judged:
     """The requests in [start, end), both midnights, from the published events."""
     days = [day for day in lake.days(datasets.EVENTS) if start < datasets.end_of(day) <= end]
     table = lake.read_days(datasets.EVENTS, days, COLUMNS)
-    kinds = pa.array([events.EventType.IMPRESSION, *events.POSITIVE], pa.string())
-    return judge(table.filter(pc.is_in(table.column("event").cast(pa.string()), kinds)).to_pandas())
+    kinds = pa.array([events.EventType.IMPRESSION, *events.POSITIVE, *_refusing()], pa.string())
+    log = table.filter(pc.is_in(table.column("event").cast(pa.string()), kinds)).to_pandas()
+    if log["item_id"].isna().any():
+        content = lake.read(datasets.ITEMS, lake.days(datasets.ITEMS, days[-1])[-1], ["item_id", "category", "brand"])
+        return judge(log, content.to_pandas())
+    return judge(log)
 
 
-def judge(log: pd.DataFrame) -> Judged:
-    """Turn events (`COLUMNS`) into requests: shown lists if there are enough of them, visits otherwise."""
+def judge(log: pd.DataFrame, content: pd.DataFrame | None = None) -> Judged:
+    """Turn events (`COLUMNS`) into requests: shown lists if there are enough of them, visits otherwise.
+
+    Args:
+        log: of any type; those that say nothing of an item are left out.
+        content: item_id, category and brand, for a no to all of a category or a brand.
+    """
     log = log.assign(
         time=log["event_time"].astype("datetime64[us, UTC]").astype(np.int64) / 1e6,
         user_id=log["user_id"].fillna(""),
@@ -75,6 +85,7 @@ def judge(log: pd.DataFrame) -> Judged:
         surface=log["surface"].fillna(""),
     ).sort_values("time", kind="stable")
     log["visitor"] = np.where(log["user_id"] != "", "u:" + log["user_id"], "s:" + log["session_id"])
+    log = log[log["item_id"].notna()] if content is None else spelled_out(log, content)
     lists = shown_lists(log)
     clicked = lists.rows.loc[lists.rows["click"] > 0, "request"].nunique() if len(lists.rows) else 0
     return lists if clicked >= FEWEST_LISTS else visits(log)
@@ -131,13 +142,46 @@ def visitors(requests: pd.DataFrame) -> NDArray[np.object_]:
     return np.where(requests["user_id"] != "", requests["user_id"], requests["session_id"])
 
 
+def wanted() -> list[str]:
+    """The types that say more than that an item was looked at."""
+    return [kind for kind, weight in events.yes().items() if weight >= WANTED_WEIGHT]
+
+
+def _refusing() -> tuple[str, ...]:
+    return (*events.NEGATIVE, events.EventType.UNDO)
+
+
+def spelled_out(log: pd.DataFrame, content: pd.DataFrame) -> pd.DataFrame:
+    """A no to a category or a brand, and its undo, as one event for each of its items that the visitor had acted on."""
+    about_none = log["item_id"].isna()
+    touched = log.loc[log["event"].isin(events.POSITIVE), ["visitor", "item_id"]].drop_duplicates()
+    touched = touched.merge(content.rename(columns={"category": "path", "brand": "maker"}), on="item_id")
+    pairs = log[about_none].drop(columns="item_id").merge(touched, on="visitor")
+    columns = (pairs[name].to_list() for name in ("path", "maker", "category", "brand"))
+    pairs = pairs[[standing.concerns(*four) for four in zip(*columns, strict=True)]]
+    pairs = pairs.assign(target=pairs["category"].fillna("") + "\n" + pairs["brand"].fillna(""))
+    return pd.concat([log[~about_none].assign(target=""), pairs.drop(columns=["path", "maker"])], ignore_index=True)
+
+
+def counting(log: pd.DataFrame) -> NDArray[np.bool_]:
+    """[n] whether each event still counts after all others."""
+    spoken = np.flatnonzero(log["event"].isin([*events.POSITIVE, *_refusing()]))
+    said = log.iloc[spoken]
+    targets = said["target"].to_list() if "target" in said else [""] * len(said)
+    visitor, item, kind, time = (said[name].to_list() for name in ("visitor", "item_id", "event", "time"))
+    turns = standing.Log(visitor, item, kind, time, targets).turns(events.yes(), events.no())
+    out = np.ones(len(log), bool)
+    out[spoken[list(turns)]] = [len(moments) % 2 == 0 for moments in turns.values()]
+    return out
+
+
 def _deeds(log: pd.DataFrame) -> pd.DataFrame:
-    """The positive events, each with its own labels; a purchase that does not say how many pieces is of one."""
-    deeds = log[log["event"].isin(events.POSITIVE)]
+    """The positive events that count, each with its labels; a purchase that does not say how many pieces is of one."""
+    deeds = log[log["event"].isin(events.POSITIVE) & counting(log)]
     bought = deeds["event"] == events.EventType.PURCHASE
     amount = deeds["value"] * deeds["quantity"].fillna(1)
     paid = bought & amount.between(0, np.inf, inclusive="neither")
-    return deeds.assign(click=1, cart=deeds["event"].isin(WANTED), purchase=bought, amount=amount.where(paid, 0.0))
+    return deeds.assign(click=1, cart=deeds["event"].isin(wanted()), purchase=bought, amount=amount.where(paid, 0.0))
 
 
 def _pages(deeds: pd.DataFrame) -> NDArray[np.int64]:

@@ -44,6 +44,6 @@ def _go_on(found: dict[str, list[Any]], visitors: list[str], now: NDArray[np.flo
     """Append what each visitor did between midnight and the request to its history."""
     midnight = now // transforms.SECONDS_PER_DAY * transforms.SECONDS_PER_DAY
     for row, visitor in enumerate(visitors):
-        today = past.between(visitor, midnight[row], now[row])
+        today = past.between(visitor, midnight[row], now[row]).counting(now[row])
         for name, values in zip(names.HISTORY, (today.items, today.events, today.times), strict=True):
             found[name][row] = [*found[name][row], *values.tolist()][-names.HISTORY_LENGTH :]

@@ -1,10 +1,14 @@
 """The Spark session of a stage."""
 
 import sys
+from collections.abc import Sequence
+from datetime import date
 
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
-from recsys.settings import Settings
+from feature_repo import events as schema
+from pipelines.datasets import Dataset, Lake
+from recsys.settings import REPOSITORY, Settings
 
 
 def session(settings: Settings, name: str) -> SparkSession:
@@ -36,9 +40,20 @@ def session(settings: Settings, name: str) -> SparkSession:
         .config("spark.ui.showConsoleProgress", "false")
         .config("spark.driver.bindAddress", "127.0.0.1")
         .config("spark.driver.host", "127.0.0.1")
-        .config("spark.pyspark.python", sys.executable)
-        .config("spark.pyspark.driver.python", sys.executable)
+        .config("spark.executorEnv.PYTHONPATH", str(REPOSITORY))  # where a worker finds our modules
         .getOrCreate()
     )
     spark.sparkContext.setLogLevel("ERROR")
+    # `spark.pyspark.python` is read by spark-submit alone; here a worker would be the first `python3` of the PATH.
+    spark.sparkContext.pythonExec = sys.executable
     return spark
+
+
+def read(session: SparkSession, lake: Lake, dataset: Dataset, days: Sequence[date]) -> DataFrame:
+    """Published days of events, items or users; a column that a day was written without is empty there.
+
+    Raises:
+        BadData: a day is missing.
+    """
+    paths = [str(lake.require(dataset, day)) for day in days]
+    return session.read.schema(schema.TABLES[dataset.name].ddl()).parquet(*paths)

@@ -20,10 +20,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import CliApp, CliExplicitFlag, SettingsConfigDict
 
+from feature_repo import events
 from pipelines import datasets, reuse
 from pipelines.datasets import RunId
 from recsys import settings as configuration
-from recsys.errors import BadData, Exit, RecsysError, UsageError
+from recsys.errors import BadData, Exit, NothingToDo, RecsysError, UsageError
 from recsys.settings import Settings
 
 Result = dict[str, Any]
@@ -72,8 +73,8 @@ class ReuseParams(Params):
     )
 
     def facts(self) -> dict[str, Any]:
-        """The parameters that the result depends on."""
-        return self.model_dump(mode="json", exclude=RUN_ONLY)
+        """The parameters that the result depends on, and the event types of the shop's own."""
+        return self.model_dump(mode="json", exclude=RUN_ONLY) | ({"events": own} if (own := events.custom()) else {})
 
 
 def result_of(settings: Settings, run: RunId, stage: str) -> Result:
@@ -106,6 +107,7 @@ def run(stage: str, arguments: Sequence[str]) -> Exit:
     """Run one stage from its command line; the process edge where errors become exit codes."""
     try:
         settings = configuration.load()
+        events.configure(settings.events.custom)
         if stage not in STAGES:
             raise UsageError(f"no stage {stage!r}; the stages are {', '.join(STAGES)}")
         module = importlib.import_module(f"pipelines.{stage}")
@@ -120,6 +122,9 @@ def run(stage: str, arguments: Sequence[str]) -> Exit:
             settings,
             stage,
         )
+    except NothingToDo as nothing:
+        log.info("%s: nothing to do: %s", stage, nothing)
+        return nothing.exit_code
     except RecsysError as error:
         log.error("%s: %s", type(error).__name__, error)
         return error.exit_code

@@ -13,8 +13,9 @@ from pyspark import StorageLevel
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
-from feature_repo.events import SIGNAL_WEIGHT, EventType
-from pipelines import datasets, reuse, stage
+from feature_repo import standing
+from feature_repo.events import DISLIKE_WEIGHT, NEGATIVE, POSITIVE, SIGNAL_WEIGHT, EventType
+from pipelines import datasets, reuse, stage, turns
 from pipelines import spark as engine
 from pipelines.datasets import Dataset, Lake
 from recsys.errors import BadData
@@ -23,7 +24,10 @@ from recsys.settings import Settings
 SCALE = 1_000_000  # scores are summed in millionths: addition of integers does not depend on the order
 DAY = 86_400.0
 BOUGHT = (EventType.PURCHASE,)
-VIEWED = (EventType.VIEW, EventType.CLICK, EventType.COMPLETE, EventType.LIKE, EventType.RATE)
+VIEWED = (
+    *(EventType.VIEW, EventType.CLICK, EventType.COMPLETE, EventType.LIKE, EventType.RATE),
+    *(EventType.ADD_TO_WISHLIST, EventType.SHARE),
+)
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +48,7 @@ class Params(stage.ReuseParams):
 
 def trending(
     events: DataFrame,
+    ended: DataFrame,
     items: DataFrame,
     users: DataFrame,
     as_of: datetime,
@@ -55,12 +60,19 @@ def trending(
 ) -> DataFrame:
     """Top items per scope: scope, key, rank (from 1), item_id, score.
 
-    score = Σ over events of SIGNAL_WEIGHT · 2^(−age / half-life), age counted back from `as_of`. Only available items;
-    a list of a region holds only items that may be shown there. Ties go to the smaller item_id. Scopes: global,
-    region, category (full path), top_category, age_region ("age|region", from the profile), and new: items that
-    entered the catalogue within `new_days`, with score 0 where nobody has acted on them yet.
+    With P = Σ over events of SIGNAL_WEIGHT · 2^(−age / half-life), age counted back from `as_of`, and N the same over
+    DISLIKE_WEIGHT of opinions against the item, the strongest of each visitor alone,
+
+        score = P · P / (P + N)
+
+    Against much that speaks for an item, a no takes off what a yes adds; no number of them makes a score negative, and
+    one visitor buries nothing that others like. What is `ended` (`taken_back`) counts neither way.
+
+    Only available items; a list of a region holds only items that may be shown there. Ties go to the smaller item_id.
+    Scopes: global, region, category (full path), top_category, age_region ("age|region", from the profile), and new:
+    items that entered the catalogue within `new_days`, with score 0 where nobody has acted on them yet.
     """
-    recent = in_window(events, as_of, window_days)
+    recent = in_window(events, ended, as_of, window_days)
     base = item_scores(recent, users, as_of, half_life_days)
     shown = items.where("available").select(
         "item_id",
@@ -71,22 +83,28 @@ def trending(
         (F.col("created_at") < F.lit(as_of)).alias("exists"),
     )
     newest = shown.where("is_new AND exists").select(F.lit("new").alias("scope"), F.lit("").alias("key"), "item_id")
-    scored = base.join(shown, "item_id").withColumn("list", F.explode(_lists())).select("list.*", "item_id", "points")
+    listed = base.join(shown, "item_id").withColumn("list", F.explode(_lists()))
+    scored = listed.select("list.*", "item_id", "points", "against")
+    nothing = F.lit(0).cast("long")
     total = (
-        scored.unionByName(newest.withColumn("points", F.lit(0).cast("long")))
+        scored.unionByName(newest.select("*", nothing.alias("points"), nothing.alias("against")))
         .groupBy("scope", "key", "item_id")
-        .agg(F.sum("points").alias("points"))
+        .agg(F.sum("points").alias("points"), F.sum("against").alias("against"))
+        .where((F.col("points") > 0) | (F.col("scope") == "new"))
     )
-    best = Window.partitionBy("scope", "key").orderBy(F.desc("points"), "item_id")
+    points, against = F.col("points"), F.col("against")
+    score = F.when(against > 0, points * (points / (points + against))).otherwise(points) / SCALE
+    best = Window.partitionBy("scope", "key").orderBy(F.desc("score"), "item_id")
     return (
-        total.withColumn("rank", F.row_number().over(best))
+        total.withColumn("score", score)
+        .withColumn("rank", F.row_number().over(best))
         .where(F.col("rank") <= per_key)
-        .select("scope", "key", "rank", "item_id", (F.col("points") / SCALE).alias("score"))
+        .select("scope", "key", "rank", "item_id", "score")
     )
 
 
 def item_scores(recent: DataFrame, users: DataFrame, as_of: datetime, half_life_days: float) -> DataFrame:
-    """Decayed points (millionths) per item_id, region and age_group, from which every scope is summed.
+    """Decayed points for and against (millionths) per item_id, region and age_group, from which every scope is summed.
 
     Summed per visitor before the profiles are joined, and combined before it is sent: neither a blockbuster item nor
     the many rows without a user become a hot key. The region is that of the event, else that of the profile; region
@@ -94,27 +112,44 @@ def item_scores(recent: DataFrame, users: DataFrame, as_of: datetime, half_life_
     """
     profile = users.select("user_id", "age_group", F.col("region").alias("home"))
     age_days = (F.lit(as_of).cast("double") - F.col("event_time").cast("double")) / DAY
-    points = F.round(_weight() * F.pow(F.lit(2.0), -age_days / half_life_days) * SCALE).cast("long")
-    per_visitor = recent.groupBy("item_id", "user_id", "region").agg(F.sum(points).alias("points"))
+    decay = F.pow(F.lit(2.0), -age_days / half_life_days) * SCALE
+    points, against = (
+        F.round(turns.weight_of(weights) * decay).cast("long") for weights in (SIGNAL_WEIGHT, DISLIKE_WEIGHT)
+    )
+    opposed = recent.where(F.col("event").isin(*NEGATIVE))
+    visitor = F.coalesce("user_id", "session_id")
+    strongest = opposed.groupBy("item_id", "user_id", visitor).agg(
+        F.max(F.struct(against.alias("against"), "region")).alias("no")
+    )
+    agreed = recent.where(F.col("event").isin(*POSITIVE))
+    per_visitor = agreed.groupBy("item_id", "user_id", "region").agg(F.sum(points).alias("points"))
     return (
-        per_visitor.join(profile, "user_id", "left")
+        per_visitor.unionByName(strongest.select("item_id", "user_id", "no.*"), allowMissingColumns=True)
+        .join(profile, "user_id", "left")
         .groupBy("item_id", F.coalesce("region", "home").alias("region"), "age_group")
-        .agg(F.sum("points").alias("points"))
+        .agg(*(F.coalesce(F.sum(name), F.lit(0)).alias(name) for name in ("points", "against")))
     )
 
 
-def in_window(events: DataFrame, as_of: datetime, window_days: int) -> DataFrame:
-    """Events that say something in favour of their item, in the window that ends just before `as_of`."""
+def taken_back(events: DataFrame, items: DataFrame, as_of: datetime, window_days: int = 60) -> DataFrame:
+    """event_id of the events of the window that count no longer at its end."""
+    turned = turns.turned(events.where(_inside(as_of, window_days)), items)
+    return turned.where(F.size("turns") % 2 == 1).select("event_id")
+
+
+def in_window(events: DataFrame, ended: DataFrame, as_of: datetime, window_days: int) -> DataFrame:
+    """Events that say something of their item, in the window that ends just before `as_of`.
+
+    A return says no more than that its purchase does not count, and so does a removal from the cart.
+    """
+    opinions = [kind for kind in (*POSITIVE, *NEGATIVE) if kind not in standing.FACTS]
+    recent = events.where(_inside(as_of, window_days) & F.col("event").isin(opinions) & F.col("item_id").isNotNull())
+    return recent.join(ended, "event_id", "left_anti")
+
+
+def _inside(as_of: datetime, window_days: int) -> Column:
     start = as_of - timedelta(days=window_days)
-    positive = [kind for kind, weight in SIGNAL_WEIGHT.items() if weight > 0]
-    inside = (F.col("event_time") >= F.lit(start)) & (F.col("event_time") < F.lit(as_of))
-    return events.where(inside & F.col("event").isin(positive))
-
-
-def _weight() -> Column:
-    return F.element_at(
-        F.create_map(*[F.lit(x) for pair in SIGNAL_WEIGHT.items() for x in (str(pair[0]), pair[1])]), F.col("event")
-    )
+    return (F.col("event_time") >= F.lit(start)) & (F.col("event_time") < F.lit(as_of))
 
 
 def _lists() -> Column:
@@ -191,15 +226,22 @@ def covisitation(
 
 
 def baskets_of(
-    events: DataFrame, as_of: datetime, *, window_days: int = 60, basket_days: int = 7, basket_cap: int = 50
+    events: DataFrame,
+    ended: DataFrame,
+    as_of: datetime,
+    *,
+    window_days: int = 60,
+    basket_days: int = 7,
+    basket_cap: int = 50,
 ) -> DataFrame:
     """Sets of items that were bought or viewed together: kind, items (distinct, sorted).
 
     Bought: by one user in one stretch of `basket_days`, counted back from `as_of`; an anonymous purchase belongs to
-    its session. Viewed: in one session. A set keeps at most `basket_cap` items, the latest: a robot's session of
-    10,000 items makes 1,225 pairs, not 50 million.
+    its session. Viewed: in one session. What is `ended` is in none: who returned one of two did not take them together.
+    A set keeps at most `basket_cap` items, the latest: a robot's session of 10,000 items makes 1,225 pairs, not 50
+    million.
     """
-    recent = in_window(events, as_of, window_days)
+    recent = in_window(events, ended, as_of, window_days)
     stretch = F.floor((F.lit(as_of).cast("double") - F.col("event_time").cast("double")) / (basket_days * DAY)).cast(
         "string"
     )
@@ -250,10 +292,12 @@ def main(params: Params, settings: Settings) -> stage.Result:
             f"no events published in the {params.window_days} days up to {params.day}; run ingest and quality"
         )
     log.info("reading %d days of events", len(days))
-    events = spark.read.parquet(*[str(lake.path(datasets.EVENTS, day)) for day in days])
+    events = engine.read(spark, lake, datasets.EVENTS, days)
     items, users = (_snapshot(lake, spark, dataset, params.day) for dataset in (datasets.ITEMS, datasets.USERS))
+    ended = taken_back(events, items, as_of, params.window_days).persist(StorageLevel.MEMORY_AND_DISK)
     lists = trending(
         events,
+        ended,
         items,
         users,
         as_of,
@@ -261,11 +305,14 @@ def main(params: Params, settings: Settings) -> stage.Result:
     )
     _write(lake, datasets.TRENDING, params.day, lists.sortWithinPartitions("scope", "key", "rank"))
     log.info("counting what goes together")
-    baskets = baskets_of(events, as_of, **params.model_dump(include={"window_days", "basket_days", "basket_cap"}))
+    baskets = baskets_of(
+        events, ended, as_of, **params.model_dump(include={"window_days", "basket_days", "basket_cap"})
+    )
     baskets.persist(StorageLevel.DISK_ONLY)
     pairs = covisitation(baskets, items, **params.model_dump(include={"min_support", "shrinkage", "per_item"}))
     _write(lake, datasets.COVISITATION, params.day, pairs.sortWithinPartitions("kind", "item_id", "rank"))
     baskets.unpersist()
+    ended.unpersist()
     return {
         "days": len(days),
         "lists": _counts(lake, datasets.TRENDING, params.day, "scope"),
@@ -276,7 +323,7 @@ def main(params: Params, settings: Settings) -> stage.Result:
 def _snapshot(lake: Lake, spark: SparkSession, dataset: Dataset, day: date) -> DataFrame:
     """The newest whole table published up to a day."""
     newest = max(lake.days(dataset, day), default=day)
-    return spark.read.parquet(str(lake.require(dataset, newest)))
+    return engine.read(spark, lake, dataset, [newest])
 
 
 def _write(lake: Lake, dataset: Dataset, day: date, rows: DataFrame) -> None:

@@ -4,7 +4,7 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
 from feature_repo import names
-from pipelines import feature_rows, windows
+from pipelines import feature_rows, turns, windows
 from pipelines.feature_rows import Span
 
 CATEGORY_HALF_LIFE = 30.0  # days
@@ -73,8 +73,9 @@ def user_activity(events: DataFrame, emit: DataFrame) -> DataFrame:
     )
 
 
-def user_categories(events: DataFrame, emit: DataFrame, span: Span) -> DataFrame:
-    """The heaviest categories, top categories and brands of every (user, day) in `emit`, with their shares."""
+def user_categories(events: DataFrame, turned: DataFrame, items: DataFrame, emit: DataFrame, span: Span) -> DataFrame:
+    """The heaviest categories, top categories and brands of every (user, day) in `emit`, with their shares; what was
+    taken back says nothing from the day of its no on."""
     weight = F.rint(F.col("weight") * windows.decay(F.col("time"), span.end, CATEGORY_HALF_LIFE) * CATEGORY_GRAINS)
     kinds = {
         "categories": F.col("category"),
@@ -84,11 +85,15 @@ def user_categories(events: DataFrame, emit: DataFrame, span: Span) -> DataFrame
     shares = ("category_weights", "top_category_weights", "brand_weights")
     labels = F.array(*(F.struct(F.lit(kind).alias("kind"), label.alias("label")) for kind, label in kinds.items()))
     # A category lasts at most a year before the oldest row; decay makes the rest too light to count.
-    recent = events.where(
-        F.col("user_id").isNotNull() & (F.col("weight") > 0) & (F.col("day") > span.first - CATEGORY_HORIZON)
+    good = events.where(F.col("user_id").isNotNull() & (F.col("weight") > 0))
+    told = good.select("user_id", "category", "brand", "time", "day", "weight", F.lit(1.0).alias("sign"))
+    recent = told.unionByName(_taken_back(turned, items)).where(
+        windows.day_of(F.col("time")) > span.first - CATEGORY_HORIZON
     )
     gained = (
-        recent.select("user_id", F.col("day").alias("gained"), weight.alias("weight"), F.inline(labels))
+        recent.select(
+            "user_id", F.col("day").alias("gained"), (weight * F.col("sign")).alias("weight"), F.inline(labels)
+        )
         .where("label IS NOT NULL AND label != ''")
         .groupBy("user_id", "gained", "kind", "label")
         .agg(F.sum("weight").alias("weight"))
@@ -99,9 +104,8 @@ def user_categories(events: DataFrame, emit: DataFrame, span: Span) -> DataFrame
         .groupBy("user_id", "day", "kind", "label")
         .agg(F.sum("weight").alias("weight"))
     )
-    heaviest = F.slice(
-        F.array_sort(F.collect_list(F.struct((-F.col("weight")).alias("lightness"), "label"))), 1, names.TOP_CATEGORIES
-    )
+    weighing = F.when(F.col("weight") > 0, F.struct((-F.col("weight")).alias("lightness"), "label"))
+    heaviest = F.slice(F.array_sort(F.collect_list(weighing)), 1, names.TOP_CATEGORIES)
     ranked = (
         total.groupBy("user_id", "day", "kind")
         .agg(heaviest.alias("heaviest"), F.sum("weight").alias("all"))
@@ -116,26 +120,47 @@ def user_categories(events: DataFrame, emit: DataFrame, span: Span) -> DataFrame
     return feature_rows.stamped(wide, "user_id", [*kinds, *shares])
 
 
+def _taken_back(turned: DataFrame, items: DataFrame) -> DataFrame:
+    """Events of users that stop (sign -1) or begin again (1) to count on a day, with what their items share."""
+    changes = turns.changes(turned.where("is_user AND weight > 0")).join(
+        F.broadcast(items.select("item_id", "category", "brand")), "item_id", "left"
+    )
+    columns = (F.col("visitor_id").alias("user_id"), "category", "brand", "time")
+    return changes.select(*columns, windows.day_of(F.col("turn")).alias("day"), "weight", "sign")
+
+
 def _of_kind(kind: str, column: str, element: str) -> Column:
     found = F.max(F.when(F.col("kind") == kind, F.col(column)))
     return F.coalesce(found, F.array().cast(f"array<{element}>"))
 
 
-def sequences(events: DataFrame) -> DataFrame:
-    """Per visitor, all positive events as `visits`: array<struct<time, event_id, item, event, value>>, oldest first."""
+def sequences(events: DataFrame, turned: DataFrame) -> DataFrame:
+    """Per visitor, all positive events as `visits`: array<struct<time, event_id, item, event, value>>, oldest first,
+    and `turned`: the turns of some by event_id, null for most visitors."""
     moment = F.struct("time", "event_id", F.col("item_id").alias("item"), "event", "value")
     good = events.where("weight > 0")
-    return good.groupBy("visitor_id", F.col("user_id").isNotNull().alias("is_user")).agg(
+    visits = good.groupBy("visitor_id", F.col("user_id").isNotNull().alias("is_user")).agg(
         F.array_sort(F.collect_list(moment)).alias("visits"), F.max_by("region", "time").alias("seen_region")
+    )
+    entries = F.map_from_entries(F.collect_list(F.struct("event_id", "turns"))).alias("turned")
+    once = turned.where("weight > 0").dropDuplicates(["visitor_id", "is_user", "event_id"])  # a map takes a key once
+    ended = once.groupBy("visitor_id", "is_user").agg(entries)
+    return visits.join(ended, ["visitor_id", "is_user"], "left")
+
+
+def _counting(now: Column) -> Column:
+    """The visits before a moment that count then."""
+    return F.filter(
+        "visits", lambda x: (x["time"] < now) & turns.counts(F.try_element_at("turned", x["event_id"]), now)
     )
 
 
 def user_history(visits: DataFrame, emit: DataFrame) -> DataFrame:
-    """The last `names.HISTORY_LENGTH` positive events of every (user, day) in `emit`."""
-    theirs = visits.where("is_user").withColumnRenamed("visitor_id", "user_id")
-    past = F.filter("visits", lambda x: x["time"] < feature_rows.day_end())
-    rows = theirs.join(emit, "user_id").select("user_id", "day", _newest(past, names.HISTORY_LENGTH).alias("visits"))
-    return feature_rows.stamped(rows.where(F.size("visits") > 0), "user_id", _history())
+    """The last `names.HISTORY_LENGTH` positive events of every (user, day) in `emit` that count at its end."""
+    theirs = visits.where("is_user").withColumnRenamed("visitor_id", "user_id").join(emit, "user_id")
+    theirs = theirs.where(F.col("visits")[0]["time"] < feature_rows.day_end())
+    past = _newest(_counting(feature_rows.day_end()), names.HISTORY_LENGTH)
+    return feature_rows.stamped(theirs.select("user_id", "day", past.alias("visits")), "user_id", _history())
 
 
 def session_history(visits: DataFrame, span: Span) -> DataFrame:
@@ -144,16 +169,19 @@ def session_history(visits: DataFrame, span: Span) -> DataFrame:
     rows = visits.where(~F.col("is_user")).select(
         F.col("visitor_id").alias("session_id"),
         last.alias("day"),
-        _newest(F.col("visits"), names.HISTORY_LENGTH).alias("visits"),
+        _newest(_counting(F.lit(span.end)), names.HISTORY_LENGTH).alias("visits"),
     )
     oldest = max(span.first, span.last - SESSION_DAYS + 1)
     return feature_rows.stamped(rows.where(F.col("day") >= oldest), "session_id", _history())
 
 
 def training_sequences(visits: DataFrame, users: DataFrame) -> DataFrame:
-    """SEQUENCES: one row per visitor with its newest positive events, its profile's region and age group."""
+    """SEQUENCES: one row per visitor with its newest positive events, their turns (null where all count), its profile's
+    region and age group."""
     profile = users.select(F.col("user_id").alias("visitor_id"), "region", "age_group")
     newest = visits.withColumn("visits", _newest(F.col("visits"), SEQUENCE_LENGTH))
+    none = F.array().cast("array<bigint>")
+    ended = F.transform("visits", lambda x: F.coalesce(F.try_element_at("turned", x["event_id"]), none))
     return newest.join(profile, "visitor_id", "left").select(
         "visitor_id",
         "is_user",
@@ -163,6 +191,7 @@ def training_sequences(visits: DataFrame, users: DataFrame) -> DataFrame:
         F.col("visits.event").alias("events"),
         F.col("visits.time").alias("times"),
         F.col("visits.value").alias("values"),
+        F.when(F.col("turned").isNotNull(), ended).alias("turns"),
     )
 
 

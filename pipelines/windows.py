@@ -25,7 +25,12 @@ SECONDS_PER_DAY = 86_400
 
 def day_number(moment: Column) -> Column:
     """The UTC day of a timestamp, as an integer."""
-    return F.floor(F.unix_seconds(moment) / SECONDS_PER_DAY).cast("int")
+    return day_of(F.unix_seconds(moment))
+
+
+def day_of(seconds: Column) -> Column:
+    """The UTC day of epoch seconds, as an integer."""
+    return F.floor(seconds / SECONDS_PER_DAY).cast("int")
 
 
 def end_of(day: Column) -> Column:

@@ -3,7 +3,7 @@
 Every command takes `--json` where it answers something.
 It ends with an exit code that says what happened:
 0 done, 1 refused by a gate, unhealthy or replayed otherwise,
-64 wrong call, 65 bad data, 75 try again, 78 configuration.
+64 wrong call, 65 bad data, 75 try again, 78 configuration, 99 nothing to do (of a stage).
 """
 
 import json
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help=__doc__, pretty_exceptions_enable=False)
 release_app = typer.Typer(no_args_is_help=True, help="What serves, what served, and the way back.")
-data_app = typer.Typer(no_args_is_help=True, help="Look at a source before it is used; make a simulated shop.")
+data_app = typer.Typer(no_args_is_help=True, help="Look at a source, accept a day, make a simulated shop.")
 experiments_app = typer.Typer(invoke_without_command=True)
 app.add_typer(release_app, name="release")
 app.add_typer(data_app, name="data")
@@ -315,6 +315,30 @@ def describe(source: Annotated[str, typer.Argument(help="NAME:PATH")], as_json: 
 
 
 @data_app.command()
+def accept(
+    days: Annotated[list[str], typer.Argument(metavar="DAY...", help="days, YYYY-MM-DD")],
+    reason: Annotated[str, typer.Option(help="why the day is right, for whoever reads the report")],
+    as_json: AsJson = False,
+) -> None:
+    """Have the quality gate publish days whatever their figures are: a holiday, a strike, a shop that sells less now.
+
+    Who, when and why is kept in the lake and shown in the report. Rows that break a rule still go to quarantine. The
+    next daily run takes the days up. Example:
+
+        recsys data accept 2009-12-23 --reason "closed at noon"
+    """
+    from pipelines import acceptance, datasets
+
+    lake = datasets.lake(configuration.load())
+    accepted = [acceptance.accept(lake, day, reason) for day in map(_day, days)]
+    if as_json:
+        _print_json([asdict(one) for one in accepted])
+    else:
+        for one in accepted:
+            console.print(f"{one.day}: {one}", highlight=False, soft_wrap=True, markup=False)
+
+
+@data_app.command()
 def simulate(
     users: Annotated[int, typer.Option(help="shoppers")] = 20_000,
     items: Annotated[int, typer.Option(help="products")] = 5_000,
@@ -399,6 +423,13 @@ def _last_day(settings: Settings, source: str) -> date:
     from pipelines import sources
 
     return sources.last_day(source, settings)
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"a day is written YYYY-MM-DD, got {text!r}") from None
 
 
 def _parameters(pairs: list[str]) -> dict[str, Any]:

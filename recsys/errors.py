@@ -28,6 +28,12 @@ class Retryable(RecsysError):
     """A dependency is away or overloaded; the same call may succeed later."""
 
 
+class NothingToDo(RecsysError):
+    """There is nothing new; a scheduler skips what would follow."""
+
+    exit_code = Exit.SKIP
+
+
 class Permanent(RecsysError):
     """The same call will fail again until somebody changes something."""
 

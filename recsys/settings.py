@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from recsys.errors import Permanent
 
@@ -35,6 +35,11 @@ LIBRARIES = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # a stage's standard output is its result
 }
+
+# Prefixes of what tunes linear algebra and its threads. Child processes get these variables, so that they compute with
+# the kernels of the process that started them: a seeded training follows the last digit.
+TUNING = ("OPENBLAS_", "GOTO_", "OMP_", "KMP_", "MKL_", "BLIS_", "NUMEXPR_", "VECLIB_", "ONEDNN_", "DNNL_", "TF_")
+NOT_TUNING = ("TF_CONFIG",)  # names a worker of a cluster; it is for the process that it was given to
 
 
 def current_workspace() -> Path:
@@ -200,6 +205,25 @@ class Bus(Group):
     )
 
 
+class CustomEvent(Group):
+    """An event type of a shop's own, about an item."""
+
+    weight: float = Field(gt=0, le=100, description="how much it says; a view weighs 1, a purchase and a dislike 4")
+    polarity: Literal["positive", "negative"] = Field(description="whether it speaks for the item or against it")
+
+
+class Events(Group):
+    """What visitors do."""
+
+    custom: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")], CustomEvent] = Field(
+        {},
+        max_length=32,
+        description="event types beside the built-in ones, by name: lower-case letters, digits and _; such as "
+        '{"play_trailer": {"weight": 0.5, "polarity": "positive"}}. Set it for all processes alike, and before the '
+        "first such event: the API refuses a type that it does not know",
+    )
+
+
 class Changes(Group):
     """Changes of the catalogue between two releases."""
 
@@ -208,6 +232,28 @@ class Changes(Group):
         gt=0,
         description="seconds between two looks at the online store for changed items, in each process that serves; a "
         "look that finds nothing costs Redis some microseconds",
+    )
+
+
+class Dismissals(Group):
+    """How long a shopper's no keeps its target away. What is like it is dampened besides, see `models.factors`."""
+
+    skip_days: float = Field(
+        7, ge=0, le=28, description="a skip may mean not now: the item may come again in another week"
+    )
+    remove_from_cart_days: float = Field(
+        1,
+        ge=0,
+        le=28,
+        description="what was put out of the cart is not offered again in the same visit; it was wanted once, and may "
+        "be wanted again",
+    )
+    dislike_days: float = Field(180, ge=0, le=365, description="a dislike is meant; tastes last for seasons")
+    return_days: float = Field(
+        180, ge=0, le=365, description="returns and refunds: the shopper had the item, and does not want that one"
+    )
+    unsubscribe_days: float = Field(
+        365, ge=0, le=365, description="a category or brand; who still means it after a year says so again"
     )
 
 
@@ -243,7 +289,9 @@ class Settings(BaseSettings):
     services: Services = Services()
     api: Api = Api()
     bus: Bus = Bus()
+    events: Events = Events()
     changes: Changes = Changes()
+    dismissals: Dismissals = Dismissals()
     predictors: Predictors = Predictors()
     deploy: Deploy = Deploy()
     airflow_password: SecretStr = Field(
@@ -310,11 +358,12 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 def child_environment(settings: Settings, **extra: str) -> dict[str, str]:
-    """An allow-list for child processes: what programs need to run at all, our settings, and nothing secret of
-    the parent (Airflow tasks, for one, can see its JWT secret and Fernet key)."""
+    """An allow-list for child processes: what programs need to run at all, what tunes linear algebra (TUNING), our
+    settings, and nothing secret of the parent (Airflow tasks, for one, can see its JWT secret and Fernet key)."""
     passed = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "JAVA_HOME", "SSL_CERT_FILE", "TERM")
     system = {name: os.environ[name] for name in passed if name in os.environ}
-    return system | LIBRARIES | {"PYTHONUNBUFFERED": "1"} | environment(settings) | extra
+    tuning = {name: v for name, v in os.environ.items() if name.startswith(TUNING) and name not in NOT_TUNING}
+    return system | LIBRARIES | tuning | {"PYTHONUNBUFFERED": "1"} | environment(settings) | extra
 
 
 def _unknown_variables() -> list[str]:
@@ -343,3 +392,5 @@ def load() -> Settings:
         return Settings()
     except ValidationError as error:
         raise Permanent(f"settings refused: {error}") from error
+    except SettingsError as error:
+        raise Permanent(f"settings refused: {error}; what is no plain value is written as JSON") from error

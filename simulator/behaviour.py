@@ -1,4 +1,4 @@
-"""What shoppers do in a day: visits → pages → impressions → attention → click → view → cart → purchase.
+"""What shoppers do in a day: visits → pages → impressions → attention → click → view → cart → purchase, or a dislike.
 
 Everything is vectorised over the visits of a day. The pages are filled by a simple shop that knows popularity,
 the category that the visitor came for, and chance (a logging policy, not a good recommender).
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator import bots, catalogue, frame, shelf, vocabulary
+from simulator import bots, catalogue, frame, regret, shelf, vocabulary
 from simulator.frame import Frame
 from simulator.world import World, attention
 
@@ -94,7 +94,8 @@ def people(world: World, index: int, count: int, purpose: str = "people") -> Fra
     clicked = frame.concat([clicks, clicks2])
     views = frame.concat([_views(clicked, rng), searched])
     deeds = _deeds(world, index, tastes, views, rng)
-    return frame.concat([shown, more, clicked, skips, skips2, *deeds])
+    dislikes = regret.dislikes(world, index, tastes, views, world.rng(f"{purpose} dislikes", index))
+    return frame.concat([shown, more, clicked, skips, skips2, *deeds, dislikes])
 
 
 def _visits(world: World, index: int, count: int, tastes: Floats, rng: np.random.Generator) -> Visits:

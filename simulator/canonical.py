@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from feature_repo import events as schema
 from recsys.errors import UsageError
-from simulator import behaviour, bots, frame, restock, vocabulary, world
+from simulator import behaviour, bots, frame, regret, restock, vocabulary, world
 from simulator.catalogue import DAY_US
 from simulator.frame import Frame
 from simulator.world import Plan, World
@@ -71,7 +71,7 @@ def write(plan: Plan, folder: Path, progress: Progress = lambda done, events: No
 
 def days(shop: World) -> Iterator[Frame]:
     """The events of each calendar day, sorted by time; visits that last over midnight go on in the next day, and what
-    is used up is bought again weeks later."""
+    is used up is bought again weeks later, and some of what was bought goes back."""
     plan = shop.plan
     bot_events = round(plan.events * bots.SHARE / plan.days)
     total = (plan.events - bot_events * plan.days) / behaviour.events_per_visit(shop)
@@ -84,6 +84,7 @@ def days(shop: World) -> Iterator[Frame]:
         again = restock.visits(shop, today, index, first_session=count + len(shop.shoppers))
         made = frame.concat([late, behaviour.day(shop, index, count, bot_events), again]).sorted()
         made, late = made.split(end)
+        late = frame.concat([late, regret.returns(shop, made, index)])
         planned = frame.concat([planned, restock.due(shop, made, index)])
         yield made
 

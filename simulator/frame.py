@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-KINDS = ("impression", "click", "view", "add_to_cart", "purchase", "like", "skip")
-IMPRESSION, CLICK, VIEW, CART, PURCHASE, LIKE, SKIP = range(len(KINDS))
+KINDS = ("impression", "click", "view", "add_to_cart", "purchase", "like", "skip", "dislike", "return")
+IMPRESSION, CLICK, VIEW, CART, PURCHASE, LIKE, SKIP, DISLIKE, RETURN = range(len(KINDS))
 SURFACES = ("home", "category", "trending", "similar", "search")
 HOME, CATEGORY, TRENDING, SIMILAR, SEARCH = range(len(SURFACES))
 

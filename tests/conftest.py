@@ -8,11 +8,13 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import prometheus_client  # noqa: F401 - before Feast, which would make all metrics of this process share files
 import pytest
 
-from recsys.settings import Network, Services, Settings, Storage, load
+from feature_repo import events
+from recsys.settings import CustomEvent, Network, Services, Settings, Storage, load
 
 load()
 
@@ -111,6 +113,23 @@ def spark() -> Iterator[object]:
     session.stop()
 
 
+@pytest.fixture
+def interpreted(spark: Any) -> Iterator[None]:
+    """Spark that compiles no code for a query: over a handful of rows, that takes longer than the query."""
+    quick = {
+        "spark.sql.codegen.wholeStage": "false",
+        "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+        "spark.sql.adaptive.enabled": "false",
+        "spark.sql.shuffle.partitions": "1",
+    }
+    usual = {name: spark.conf.get(name) for name in quick}
+    for name, value in quick.items():
+        spark.conf.set(name, value)
+    yield
+    for name, value in usual.items():
+        spark.conf.set(name, value)
+
+
 @pytest.fixture(scope="session")
 def tiny_shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A simulated shop in canonical form, with its truth: 300 users, 200 items, about 15,000 events, 12 days from
@@ -121,3 +140,15 @@ def tiny_shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shop") / "tiny"
     canonical.write(Plan(users=300, items=200, events=15_000, days=12), folder)
     return folder
+
+
+@pytest.fixture
+def own_events() -> Iterator[None]:
+    """A shop with two event types of its own: `play_trailer`, half a view, and `report`, half a dislike."""
+    chosen = {
+        "play_trailer": CustomEvent(weight=0.5, polarity="positive"),
+        "report": CustomEvent(weight=2, polarity="negative"),
+    }
+    events.configure(chosen)
+    yield
+    events.configure({})

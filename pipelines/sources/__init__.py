@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from pipelines.sources import bus, canonical, movielens, online_retail, retailrocket
+from pipelines.sources import bus, canonical, clock, movielens, online_retail, retailrocket
 from pipelines.sources.source import Source
 from recsys.errors import UsageError
 from recsys.settings import Settings
@@ -88,30 +88,29 @@ def open_source(text: str, settings: Settings) -> Source:
 
 
 def last_day(text: str, settings: Settings) -> date:
-    """The day of the last event of a source, UTC; reads as little as the format allows."""
+    """The day of the last event of a source whose clock is plausible, UTC; reads as little as the format allows."""
     return open_source(text, settings).last().date()
 
 
 def describe(text: str, settings: Settings) -> dict[str, Any]:
-    """Facts about a source: counts, days, event types, anonymous share and what its adapter drops, by reason."""
+    """Facts about a source: counts, plausible days, event types, anonymous share, and what is not taken, by reason."""
     source = open_source(text, settings)
     types: Counter[str] = Counter()
-    first, last, anonymous = END, BEGINNING, 0
+    days, anonymous = clock.Days(), 0
     for batch in source.events(BEGINNING, END):
         for entry in pc.value_counts(batch.column("event")).to_pylist():
             types[entry["values"]] += entry["counts"]
         anonymous += batch.column("user_id").null_count
-        span = pc.min_max(batch.column("event_time")).as_py()
-        if span["min"] is not None:
-            first, last = min(first, span["min"]), max(last, span["max"])
-    rows = types.total()
+        days.add(batch.column("event_time"))
+    rows, span = types.total(), days.span(datetime.now(UTC).date())
     return {
         "source": text,
         "rows": rows,
         "users": sum(batch.num_rows for batch in source.users(END)),
         "items": sum(batch.num_rows for batch in source.items(END)),
-        "first_day": first.date().isoformat() if rows else None,
-        "last_day": last.date().isoformat() if rows else None,
+        "first_day": span.first.isoformat() if span else None,
+        "last_day": span.last.isoformat() if span else None,
+        "wrong_clocks": dict(days.strays(span)) if span else {},
         "event_types": dict(types.most_common()),
         "anonymous_share": round(anonymous / rows, 4) if rows else 0.0,
         "dropped": dict(source.dropped),

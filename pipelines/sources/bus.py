@@ -2,6 +2,10 @@
 
 A line that is not one event of the schema is set aside with its reason and counted, never lost. The catalogue and the
 users are those that the lake published last.
+
+The API notes when it received an event. What it received more than LATE after it happened, or more than AHEAD before,
+is no event of its day (`strays`): so it does not depend on the night of a run what a day holds. An event that does not
+say when it was received is taken at its word.
 """
 
 import fcntl
@@ -19,16 +23,19 @@ import pyarrow.json
 
 from feature_repo.events import EVENT_TYPES, EVENTS, ITEMS, USERS, Table
 from pipelines import datasets
-from pipelines.sources import files, received, source
+from pipelines.sources import clock, coercion, files, received, source
 from recsys import bus
 from recsys.errors import BadData
 
 log = logging.getLogger(__name__)
 
 TOPIC = "events"
+TOO_LATE = "late"
 TOGETHER = 256  # segments parsed by one call, which takes 2 ms by itself; a busy week has 60,000 of them
 TOGETHER_BYTES = 4 * bus.MIB
 RETIRED_ROWS = 500_000  # events in memory at a time, some 100 MB
+LATE = timedelta(days=30)  # an app that was offline for a holiday; what comes later changes no published day
+AHEAD = timedelta(days=1)  # no zone and no clock that anybody looks at is wrong by more
 EVER = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC) - timedelta(days=1))
 TIMES = ("event_time", "ingested_at")
 # Times come as text: Arrow's JSON reader takes fewer spellings of a time than ISO 8601 has.
@@ -47,7 +54,6 @@ class Bus:
         self.root = root
         self.aside = aside
         self.dropped: Counter[str] = Counter()
-        self.late = 0
         self._window = EVER
         self._told: list[Path] = []
 
@@ -61,21 +67,30 @@ class Bus:
         there = [segment for segment in self._told if segment.exists()]
         return [*there, *received.paths(datasets.Lake(self.root), *self._window)]
 
+    def times(self) -> Iterator[Any]:
+        return (_timely(batch).column("event_time") for _, batch in self._all(*EVER))
+
     def last(self) -> datetime:
-        found = (pc.max(batch.column("event_time")).as_py() for _, batch in self._all(*EVER) if batch.num_rows)
-        return max((time for time in found if time is not None), default=datetime(1970, 1, 1, tzinfo=UTC))
+        latest = (pc.max(times).as_py() for times in self.times())
+        return max((time for time in latest if time is not None), default=datetime(1970, 1, 1, tzinfo=UTC))
 
     def events(self, since: datetime, until: datetime) -> Iterator[pa.RecordBatch]:
-        """Events of the window; `late` counts those in the bus before it, which a re-run of their day takes in."""
+        """Events of the window that were received in time; see `strays` for the others."""
         self.dropped.clear()
-        self.late, self._window, self._told = 0, (since, until), []
+        self._window, self._told = (since, until), []
         if self.aside is not None:
             self.aside.unlink(missing_ok=True)
         for segments, batch in self._all(since, until):
             if pc.any(pc.less(batch.column("event_time"), pa.scalar(until, source.TIME))).as_py():
                 self._told += segments
-            self.late += pc.sum(pc.less(batch.column("event_time"), pa.scalar(since, source.TIME))).as_py() or 0
-            yield source.within(batch, since, until)
+            yield source.within(_timely(batch), since, until)
+
+    def strays(self) -> Iterator[tuple[str, pa.RecordBatch]]:
+        """All events that were received too late, or before they happened, with the reason."""
+        for _, batch in Bus(self.root)._all(*EVER):  # one that counts and sets aside nothing again
+            for reason, rows in ((TOO_LATE, _late(batch)), (clock.FUTURE, _ahead(batch))):
+                if pc.any(rows).as_py():
+                    yield reason, batch.filter(rows)
 
     def items(self, until: datetime) -> Iterator[pa.RecordBatch]:
         yield from self._published(ITEMS, until)
@@ -166,7 +181,7 @@ class Bus:
             )
             columns = {name: rows.column(name).combine_chunks() for name in rows.column_names}
             for name in TIMES:
-                columns[name] = source.timestamps(columns[name])
+                columns[name] = coercion.timestamps(columns[name])
             batch = source.conform(EVENTS, columns, rows.num_rows)
             source.check_event_types(batch, TOPIC)
         except (pa.ArrowException, BadData):
@@ -192,6 +207,22 @@ class Bus:
         text = line.decode("utf-8", errors="replace")
         with self.aside.open("a") as stream:
             stream.write(json.dumps({"segment": segment.name, "reason": reason, "line": text}) + "\n")
+
+
+def _late(batch: pa.RecordBatch) -> Any:
+    """[n] whether an event came more than LATE after it happened."""
+    delay = pc.subtract(batch.column("ingested_at"), batch.column("event_time"))
+    return pc.fill_null(pc.greater(delay, pa.scalar(LATE, pa.duration("us"))), False)
+
+
+def _ahead(batch: pa.RecordBatch) -> Any:
+    """[n] whether an event came more than AHEAD before it happened."""
+    ahead = pc.subtract(batch.column("event_time"), batch.column("ingested_at"))
+    return pc.fill_null(pc.greater(ahead, pa.scalar(AHEAD, pa.duration("us"))), False)
+
+
+def _timely(batch: pa.RecordBatch) -> pa.RecordBatch:
+    return batch.filter(pc.invert(pc.or_(_late(batch), _ahead(batch))))
 
 
 def event(line: bytes) -> dict[str, Any]:

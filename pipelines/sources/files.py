@@ -15,6 +15,7 @@ import pyarrow.csv
 import pyarrow.dataset
 import pyarrow.parquet
 
+from pipelines.sources import coercion
 from pipelines.sources.source import BATCH_ROWS
 from recsys.errors import BadData
 
@@ -41,19 +42,21 @@ def require(path: Path) -> Path:
     return path
 
 
-def parquet(path: Path, columns: Sequence[str] | None = None, where: Any = None) -> Iterator[pa.RecordBatch]:
-    """Batches of a parquet file, or of a folder of them in the order of their names.
+def parquet(path: Path, names: Sequence[str] | None = None, where: Any = None) -> Iterator[pa.RecordBatch]:
+    """Batches of a parquet file, or of a folder of them in the order of their names, with `coercion.plain` columns.
 
     Args:
         path: file or folder.
-        columns: read these only.
+        names: of the columns to read; all if None.
         where: expression that rows fulfil; row groups whose statistics rule it out are not read.
     """
     with reading(path):
         for part in pyarrow.dataset.dataset(require(path), format="parquet").get_fragments():
             groups = [group.id for some in part.split_by_row_group(where) for group in some.row_groups]
             with pyarrow.parquet.ParquetFile(part.path, pre_buffer=False, buffer_size=PARQUET_BUFFER) as rows:
-                for batch in rows.iter_batches(BATCH_ROWS, groups, list(columns) if columns else None):
+                for batch in rows.iter_batches(BATCH_ROWS, groups, list(names) if names else None):
+                    plain = [coercion.plain(column) for column in batch.columns]
+                    batch = pa.record_batch(plain, batch.schema.names)
                     yield batch if where is None else batch.filter(where)
 
 
@@ -124,10 +127,10 @@ def csv_columns(path: Path, delimiter: str = ",") -> list[str]:
     return [name.strip().strip('"') for name in line.split(delimiter)]
 
 
-def schema(path: Path) -> list[str]:
-    """Column names of a parquet file or of a folder of them. Raises BadData if it is missing or damaged."""
+def schema(path: Path) -> Any:
+    """The Arrow schema of a parquet file or of a folder of them. Raises BadData if it is missing or damaged."""
     with reading(path):
-        return list(pyarrow.dataset.dataset(require(path), format="parquet").schema.names)
+        return pyarrow.dataset.dataset(require(path), format="parquet").schema
 
 
 def check_columns(path: Path, found: Sequence[str], needed: Sequence[str], known: Sequence[str] | None = None) -> None:

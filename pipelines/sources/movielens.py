@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from feature_repo.events import EVENTS, ITEMS, USERS, EventType
-from pipelines.sources import files, source
+from pipelines.sources import clock, coercion, files, source
 from recsys.errors import BadData
 
 log = logging.getLogger(__name__)
@@ -115,13 +115,11 @@ class MovieLens:
         found = (self.layout.ratings, self.layout.films, self.layout.viewers)
         return [path for path in found if path is not None]
 
+    def times(self) -> Iterator[Any]:
+        return (rows.column("time") for rows in self._ratings())
+
     def last(self) -> datetime:
-        latest: datetime | None = max(
-            (pc.max(b.column("time")).as_py() for b in self._ratings() if b.num_rows), default=None
-        )
-        if latest is None:
-            raise BadData(f"{self.layout.ratings} has no ratings")
-        return latest
+        return clock.Days.read(self.times()).last(f"{self.layout.ratings} has no ratings")
 
     def events(self, since: datetime, until: datetime) -> Iterator[pa.RecordBatch]:
         self.dropped.clear()
@@ -201,6 +199,9 @@ class MovieLens:
             skip=1 if where.header else 0,
         )
         for batch in batches:
+            for place, name in enumerate(batch.schema.names):
+                if name in ("user", "item"):
+                    batch = batch.set_column(place, name, coercion.ids(batch.column(name)))
             rows = batch.drop_null()
             if dropped is not None:
                 dropped["incomplete_rating"] += batch.num_rows - rows.num_rows

@@ -36,7 +36,7 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from feature_repo.events import EVENTS, ITEMS, USERS, EventType
-from pipelines.sources import files, gift_ware, source, workbook
+from pipelines.sources import clock, coercion, files, gift_ware, source, workbook
 from recsys.errors import BadData
 
 ALIASES = {
@@ -116,12 +116,11 @@ class OnlineRetail:
     def files(self) -> list[Path]:
         return [self.path]
 
+    def times(self) -> Iterator[Any]:
+        return (rows.column("time") for rows in _raw(self.path, self.work, ("time",)))
+
     def last(self) -> datetime:
-        found = (pc.max(batch.column("time")).as_py() for batch in _raw(self.path, self.work, ("time",)))
-        latest: datetime | None = max((time for time in found if time is not None), default=None)
-        if latest is None:
-            raise BadData(f"{self.path} has no rows")
-        return latest
+        return clock.Days.read(self.times()).last(f"{self.path} has no rows")
 
     def events(self, since: datetime, until: datetime) -> Iterator[pa.RecordBatch]:
         for bucket in self._ledger(until).buckets:
@@ -175,7 +174,7 @@ def _table(path: Path, work: Path) -> Path:
 
 
 def _header(table: Path) -> list[str]:
-    return files.csv_columns(table) if table.suffix.lower() in LINE_BYTES else files.schema(table)
+    return files.csv_columns(table) if table.suffix.lower() in LINE_BYTES else list(files.schema(table).names)
 
 
 def _raw(path: Path, work: Path, wanted: Sequence[str] = COLUMNS) -> Iterator[pa.RecordBatch]:
@@ -197,10 +196,8 @@ def _typed(name: str, values: Any) -> Any:
         number = values.cast(pa.float64())
         number = pc.if_else(pc.is_nan(number), None, number)
         return pc.round(number).cast(pa.int64()) if name == "quantity" else number
-    if name == "customer" and pa.types.is_floating(values.type):
-        values = pc.if_else(pc.is_nan(values), None, values).cast(pa.int64())
-    text = pc.utf8_trim_whitespace(values.cast(pa.string()))
-    text = pc.replace_substring_regex(text, r"\.0$", "") if name == "customer" else text
+    text = coercion.ids(values)
+    text = coercion.without_point(text) if name == "customer" else text
     return pc.utf8_upper(text) if name == "code" else text
 
 
@@ -208,7 +205,7 @@ def _times(values: Any) -> Any:
     """ISO 8601, or month/day/year hour:minute as in the first edition's csv."""
     if pa.types.is_string(values.type) and pc.any(pc.match_substring(values, "/")).as_py():
         return pc.assume_timezone(pc.strptime(values, AMERICAN, "us"), "UTC")
-    return source.timestamps(values)
+    return coercion.timestamps(values)
 
 
 def _clean(path: Path, work: Path, folder: Path, until: datetime) -> tuple[Ledger, Counter[str]]:

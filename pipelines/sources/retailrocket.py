@@ -10,7 +10,7 @@ user, a visitor's day is a session. The latest property before `until` counts.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from feature_repo.events import EVENTS, ITEMS, USERS, EventType
-from pipelines.sources import files, source
+from pipelines.sources import clock, coercion, files, source
 from recsys.errors import BadData
 
 EVENT = ("timestamp", "visitorid", "event", "itemid", "transactionid")
@@ -38,7 +38,6 @@ EMPTY = pa.schema(
         ("first", pa.int64()),
     ]
 ).empty_table()
-DEPTH = 20  # of the category tree; deeper means a circle
 
 
 class RetailRocket:
@@ -62,13 +61,11 @@ class RetailRocket:
     def files(self) -> list[Path]:
         return [self._log, self._tree, *self._parts]
 
+    def times(self) -> Iterator[Any]:
+        return (rows.column("time") for rows in self._rows())
+
     def last(self) -> datetime:
-        latest: datetime | None = max(
-            (pc.max(rows.column("time")).as_py() for rows in self._rows() if rows.num_rows), default=None
-        )
-        if latest is None:
-            raise BadData(f"{self._log} has no events")
-        return latest
+        return clock.Days.read(self.times()).last(f"{self._log} has no events")
 
     def events(self, since: datetime, until: datetime) -> Iterator[pa.RecordBatch]:
         prices = self._properties(until).filter(pc.equal(pc.field("property"), PRICE))
@@ -104,7 +101,7 @@ class RetailRocket:
         born = first.sorted()
         born = born.filter(pc.less(born.column("time"), pa.scalar(until, source.TIME)))
         ids = born.column("id").combine_chunks()
-        paths = self._paths()
+        parents = self._parents()
 
         def latest(name: str) -> Any:
             of_name = properties.filter(pc.equal(pc.field("property"), name))
@@ -112,10 +109,12 @@ class RetailRocket:
             return of_name.column("value").combine_chunks().take(place)
 
         categories = latest("categoryid").to_pylist()
+        # Of the tree only what items use: a circle elsewhere in it harms nobody.
+        paths = {key: self._path(key, parents) for key in set(categories) - {None}}
         columns = {
             "item_id": ids,
             "title": pc.binary_join_element_wise("Product", ids, " "),
-            "category": pa.array([paths.get(key, f"Category {key}") if key else "Unknown" for key in categories]),
+            "category": pa.array([paths[key] if key else "Unknown" for key in categories]),
             "price": _numbers(latest(PRICE)),
             "created_at": born.column("time"),
             "available": pc.fill_null(pc.equal(latest("available"), "1"), False),
@@ -134,6 +133,9 @@ class RetailRocket:
 
     def _rows(self) -> Iterator[pa.RecordBatch]:
         for batch in files.csv(self._log, {"timestamp": pa.int64()}):
+            ids = {name: coercion.ids(batch.column(name)) for name in ("visitorid", "itemid", "transactionid")}
+            for name, values in ids.items():
+                batch = batch.set_column(batch.schema.get_field_index(name), name, values)
             yield batch.append_column("time", _moment(batch.column("timestamp")))
 
     def _properties(self, until: datetime) -> pa.Table:
@@ -155,19 +157,19 @@ class RetailRocket:
             for batch in files.csv(part, {"timestamp": pa.int64()}):
                 yield batch.filter(pc.is_in(batch.column("property"), KEPT))
 
-    def _paths(self) -> dict[str, str]:
-        """Category paths: "Category 140 > Category 1016". Raises BadData if the tree has a circle."""
+    def _parents(self) -> dict[str, str | None]:
         rows = (row for batch in files.csv(self._tree, {}) for row in batch.to_pylist())
-        parents: dict[str, str | None] = {row["categoryid"]: row["parentid"] for row in rows}
-        return {key: " > ".join(f"Category {part}" for part in self._ancestry(key, parents)) for key in parents}
+        return {row["categoryid"]: row["parentid"] or None for row in rows}
 
-    def _ancestry(self, key: str, parents: dict[str, str | None]) -> list[str]:
+    def _path(self, key: str, parents: Mapping[str, str | None]) -> str:
+        """A category's path: "Category 140 > Category 1016". Raises BadData where the tree leads in a circle."""
         chain = [key]
         while (parent := parents.get(chain[0])) is not None:
+            if parent in chain:
+                circle = " > ".join([parent, *chain[: chain.index(parent) + 1]])
+                raise BadData(f"{self._tree}: category {parent} is its own ancestor: {circle}; correct its parentid")
             chain.insert(0, parent)
-            if len(chain) > DEPTH:
-                raise BadData(f"{self._tree}: category {key} is its own ancestor")
-        return chain
+        return " > ".join(f"Category {part}" for part in chain)
 
 
 def _moment(milliseconds: Any) -> Any:

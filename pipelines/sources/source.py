@@ -10,11 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from feature_repo.events import EVENT_TYPES, Column, Table
+from pipelines.sources import coercion
 from recsys.errors import BadData
 
 BATCH_ROWS = 65_536  # about 15 MB of events: what a reader holds at a time
 MERGE_ROWS = 1_000_000
-TIME = pa.timestamp("us", tz="UTC")
+TIME = coercion.TIME
 
 
 class Source(Protocol):
@@ -31,8 +32,11 @@ class Source(Protocol):
     def files(self) -> list[Path]:
         """The files of the input, in a stable order."""
 
+    def times(self) -> Iterator[Any]:
+        """The times of all events as Arrow arrays, whatever their clocks say; as cheaply as the format allows."""
+
     def last(self) -> datetime:
-        """The time of the last event, found as cheaply as the format allows."""
+        """The time of the last event whose time is plausible (`pipelines.sources.clock`)."""
 
     def events(self, since: datetime, until: datetime) -> Iterator[pa.RecordBatch]:
         """Events in since..until, in any order; those without a time too, so that the quality gate sees them."""
@@ -62,23 +66,6 @@ def conform(table: Table, columns: dict[str, Any], rows: int) -> pa.RecordBatch:
 def _array(values: Any, kind: pa.DataType) -> Any:
     array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
     return array.cast(kind) if isinstance(array, pa.Array) else pa.array(array, kind)
-
-
-def timestamps(values: Any) -> Any:
-    """Times from ISO 8601 text; UTC where the text names no zone.
-
-    Raises:
-        pa.ArrowInvalid: a text is not a time.
-    """
-    if not pa.types.is_string(values.type) and not pa.types.is_large_string(values.type):
-        return (
-            values.cast(TIME)
-            if getattr(values.type, "tz", None)
-            else pc.assume_timezone(values.cast(pa.timestamp("us")), "UTC")
-        )
-    moments = pc.replace_substring_regex(values, r"^(\d{4}-\d{2}-\d{2})$", r"\1T00:00:00")
-    zoned = pc.match_substring_regex(moments, r"(Z|[+-]\d{2}:?\d{2})$")
-    return pc.if_else(zoned, moments, pc.binary_join_element_wise(moments, "Z", "")).cast(TIME)
 
 
 def within(batch: pa.RecordBatch, since: datetime, until: datetime) -> pa.RecordBatch:

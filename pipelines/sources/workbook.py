@@ -14,6 +14,7 @@ from xml.etree.ElementTree import ParseError
 import openpyxl
 import pyarrow as pa
 import pyarrow.parquet
+from openpyxl.cell.cell import ERROR_CODES
 from openpyxl.utils.exceptions import InvalidFileException
 
 from pipelines.sources import files
@@ -80,14 +81,15 @@ def _sheet(rows: Iterator[tuple[Any, ...]], check: Header) -> Iterator[pa.Record
     check(header)
     width = len(header)
     while chunk := list(itertools.islice(rows, ROWS)):
-        full = [row[:width] for row in chunk if any(cell is not None for cell in row)]
+        # Some writers leave out the empty cells at the end of a row.
+        full = [(*row[:width], *[None] * (width - len(row))) for row in chunk if any(cell is not None for cell in row)]
         columns = list(zip(*full, strict=True)) if full else [()] * width
         yield pa.record_batch([pa.array([_text(c) for c in column], pa.string()) for column in columns], names=header)
 
 
 def _text(cell: Any) -> str | None:
-    """A cell as text: times as ISO 8601, whole numbers without a point."""
-    if cell is None:
+    """A cell as text: times as ISO 8601, whole numbers without a point; what a formula could not compute is empty."""
+    if cell is None or cell in ERROR_CODES:
         return None
     if isinstance(cell, float) and cell.is_integer():
         return str(int(cell))

@@ -6,6 +6,7 @@ import sys
 
 import uvicorn
 
+from feature_repo import events
 from recsys import settings as configuration
 from recsys.errors import RecsysError
 from serving.api import app
@@ -19,6 +20,7 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
         settings = configuration.load()
+        events.configure(settings.events.custom)
         served = app.create(settings)
     except RecsysError as error:
         sys.stderr.write(f"{error}\n")

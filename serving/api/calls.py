@@ -108,9 +108,12 @@ class Calls:
     async def shopper(self, user_id: str, session_id: str, live: LiveRelease, trace: Trace) -> Shopper | None:
         """Who asks; None, with a note, where the store does not say."""
         now = live.now(time.time())
-        found = await self._attempt("online", lambda _: shoppers.read(self._store, user_id, session_id, now), trace)
+        held = self._settings.dismissals
+        found = await self._attempt(
+            "online", lambda _: shoppers.read(self._store, user_id, session_id, now, held), trace
+        )
         if found is None:
-            trace.notes.append("items that the shopper knows already could not be left out")
+            trace.notes.append("items that the shopper knows already or does not want could not be left out")
         return found
 
     async def lists(self, keys: Sequence[str], trace: Trace) -> dict[str, Ranked] | None:

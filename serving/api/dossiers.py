@@ -11,9 +11,11 @@ import numpy as np
 import orjson
 from numpy.typing import ArrayLike, NDArray
 
+from feature_repo.dismissals import ITEM, Dismissal
+from feature_repo.events import EventType
 from models import rerank
 from recsys.inference import HEADS, RankingResponse, strings
-from serving.api import ordering
+from serving.api import filters, ordering
 from serving.api.contract import Rung
 from serving.api.explore import Pool as Arms
 from serving.api.live import LiveRelease
@@ -36,15 +38,22 @@ class Proposer(NamedTuple):
 
 
 class Laid(NamedTuple):
-    """What chance had to do with a page.
+    """What a page was made of besides the candidates.
 
     Attributes:
         edition: of the arms that it might explore with; "" where there were none.
         watched: those of them that the shopper had watched. Only these are kept; somebody may have watched thousands.
+        dismissed: what the shopper had said no to when the page was made; between two pages they may say more.
     """
 
     edition: str
     watched: Sequence[str]
+    dismissed: Sequence[Dismissal] = ()
+
+    @staticmethod
+    def read(edition: str, watched: Sequence[str], dismissed: Sequence[Sequence[Any]] = ()) -> "Laid":
+        """From JSON."""
+        return Laid(edition, watched, tuple(Dismissal(*no) for no in dismissed))
 
 
 @dataclass(frozen=True)
@@ -91,7 +100,7 @@ class Facts:
         """From JSON. Raises KeyError, TypeError or ValueError for what another version wrote."""
         read = dict(raw)
         read["rung"], read["visit"] = Rung(raw["rung"]), Snapshot.read(raw["visit"])
-        for name, kind in (("parts", Proposer), ("exposures", Exposure), ("items", Shown), ("laid", Laid)):
+        for name, kind in (("parts", Proposer), ("exposures", Exposure), ("items", Shown), ("laid", Laid.read)):
             read[name] = [kind(*row) for row in raw[name]]
         return Facts(**read)
 
@@ -135,7 +144,7 @@ class Dossier:
             ended: whether it is the last page.
         """
         facts, watched = self.facts, visit.shopper.watched.intersection(arms.item_ids) if arms else ()
-        laid = Laid(arms.edition if arms else "", sorted(watched))
+        laid = Laid(arms.edition if arms else "", sorted(watched), visit.shopper.dismissed)
         facts = replace(facts, items=[*facts.items, *items], laid=[*facts.laid, laid], ended=ended)
         return replace(self, facts=facts)
 
@@ -344,7 +353,49 @@ def explained(dossier: Dossier, item_id: str, visit: Visit) -> dict[str, Any]:
         if np.isfinite(dossier.score[at]):
             heads = {head: _number(value) for head, value in zip(HEADS, dossier.heads[at], strict=True)}
             answer["ranker"] = heads | {"score": _number(dossier.score[at])}
-    return answer | _verdict(dossier, found, place, now, visit)
+    answer |= {"dampened": None} | _verdict(dossier, found, place, now, visit)
+    if answer["verdict"] in ORDERED and (dampened := _dampened(dossier, place, now, visit)):
+        answer |= {"dampened": dampened, "because": f"{answer['because']}; {dampened['because']}"}
+    return answer
+
+
+ORDERED = ("shown", "held_back", "outranked")  # verdicts in which relevance had its say
+REFUSED: Mapping[str, str] = {
+    EventType.SKIP: "skipped",
+    EventType.DISLIKE: "disliked",
+    EventType.REMOVE_FROM_CART: "removed from the cart",
+    EventType.RETURN: "returned",
+    EventType.REFUND: "returned",
+}
+
+
+def _hidden(no: Dismissal) -> dict[str, Any]:
+    """The verdict on what the shopper does not want to see."""
+    if no.scope != ITEM:
+        because = f"hidden: you unsubscribed from {no.name}"
+        return {"verdict": "filtered", "rule": filters.UNSUBSCRIBED, "because": because}
+    because = "hidden: you dismissed it" + (f" ({REFUSED[no.event]})" if no.event in REFUSED else "")
+    return {"verdict": "filtered", "rule": filters.DISMISSED, "because": because}
+
+
+def _refused(dossier: Dossier, place: int | None, visit: Visit) -> Sequence[Dismissal]:
+    """What the shopper had said no to when an item's page was made, or the last page where it is on none."""
+    laid = dossier.facts.laid
+    if not laid:
+        return visit.shopper.dismissed
+    return laid[-1 if place is None else min(place // dossier.facts.count, len(laid) - 1)].dismissed
+
+
+def _dampened(dossier: Dossier, place: int | None, row: int, visit: Visit) -> dict[str, Any] | None:
+    """Which refused item took relevance from one like it, and how much."""
+    then = visit.refusing(_refused(dossier, place, visit))
+    each = [(float(ordering.dampening(np.array([row]), then, [one])[0]), one[1]) for one in ordering.refused(then)]
+    factor, name = min(each, default=(1.0, ""))
+    if factor == 1:
+        return None
+    title = str(visit.live.titles[visit.live.catalogue.row_of[name]])
+    because = f"dampened: similar to {title}, which you dismissed"
+    return {"item_id": name, "factor": _number(factor), "because": because}
 
 
 def _verdict(dossier: Dossier, found: NDArray[np.intp], place: int | None, row: int, visit: Visit) -> dict[str, Any]:
@@ -353,12 +404,16 @@ def _verdict(dossier: Dossier, found: NDArray[np.intp], place: int | None, row: 
             return {"verdict": "explored", "because": f"an exploration slot, place {place + 1}, drew it"}
         page = place // dossier.facts.count + 1
         return {"verdict": "shown", "because": f"it is in place {place + 1}, page {page}"}
-    if not len(found):
-        return {"verdict": "not_retrieved", "because": "no source proposed it"}
-    at = int(found[0])
-    if dossier.dropped[at] != NOWHERE:
+    at = int(found[0]) if len(found) else NOWHERE
+    if at != NOWHERE and dossier.dropped[at] != NOWHERE:
         rule = dossier.facts.filters[int(dossier.dropped[at])]
-        return {"verdict": "filtered", "rule": rule, "because": FILTERS[rule]}
+        if rule not in FILTERS and (no := filters.hiding(visit.shopper.dismissed, visit.live, row)):
+            return _hidden(no)
+        return {"verdict": "filtered", "rule": rule, "because": FILTERS.get(rule, "hidden: you dismissed it")}
+    if no := filters.hiding(_refused(dossier, place, visit), visit.live, row):
+        return _hidden(no)  # the sources leave it out, or the shopper said so between two pages
+    if at == NOWHERE:
+        return {"verdict": "not_retrieved", "because": "no source proposed it"}
     rule = _held(dossier, row, visit)
     if rule:
         return {"verdict": "held_back", "rule": rule, "because": f"the rule {rule} let others pass it"}
@@ -371,7 +426,9 @@ def _held(dossier: Dossier, row: int, visit: Visit) -> str:
     final, ranked = pool(dossier, dossier.score[dossier.ranked], visit.live)
     order, shown = ordering.ordered(final, ranked, visit), dossier.shown(visit.live)
     at = int(np.flatnonzero(final.rows == row)[0])
-    for first in range(0, len(shown), dossier.facts.count):
+    # strict=False: a page that a no made empty has no first place of its own.
+    for first, laid in zip(range(0, len(shown), dossier.facts.count), dossier.facts.laid, strict=False):
+        order = order.refusing(laid.dismissed)
         _, made = order.page(shown[:first], tell_held=True)
         if made.held[at] != rerank.NOT_HELD:
             return rerank.HOLDING[made.held[at]]

@@ -7,11 +7,12 @@ import hashlib
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
+from pydantic_core import PydanticCustomError, core_schema
 
 from feature_repo import events as schema
 from recsys.settings import Settings
@@ -36,11 +37,30 @@ EXAMPLE: dict[str, Any] = {
 }
 
 
+class EventName:
+    """The type of an event: one that is known when it comes, as a process reads the shop's own types at its start."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_after_validator_function(_known, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema_: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return handler(schema_) | {"enum": list(schema.EVENT_TYPES)}
+
+
+def _known(name: str) -> str:
+    if name not in schema.EVENT_TYPES:
+        names = ", ".join(repr(known) for known in schema.EVENT_TYPES)
+        raise PydanticCustomError("literal_error", "Input should be one of {expected}", {"expected": names})
+    return name
+
+
 Event = rows.model(
     "Event",
     "One thing that a visitor did.",
     schema.EVENTS,
-    own={"event": Literal[schema.EVENT_TYPES]},
+    own={"event": Annotated[str, EventName()]},
     example=EXAMPLE,
     ours={BY_SERVER},
 )

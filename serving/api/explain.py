@@ -46,6 +46,10 @@ class Explanation(BaseModel):
     retrieval: dict[str, Any] | None = Field(description="score and rank among all items, whether proposed or not")
     ranker: dict[str, Any] | None = Field(description="probability of each head, and the blended score")
     relevance: float | None = Field(description="the score after freshness, session and business factors")
+    dampened: dict[str, Any] | None = Field(
+        description="of an item like one that the shopper dismissed: that item, the factor on its score, and both in "
+        "words"
+    )
     exploration: dict[str, Any] | None = Field(description="policy, version, edition and propensity of its place")
     features: dict[str, Feature] | None = Field(
         None, description="by name, what the ranker is told: of the shopper as they were then, of the item as it is now"

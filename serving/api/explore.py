@@ -20,6 +20,7 @@ import redis
 from numpy.typing import NDArray
 
 from feature_repo import arms, online
+from feature_repo.dismissals import SAYS
 from feature_repo.events import POSITIVE, EventType
 from models import bandits
 from models.bandits import Beta, Choice, EpsilonGreedy, Linear, Particles, Policy, Regression
@@ -43,6 +44,9 @@ NEWEST = 1_000  # new items that are asked about, the newest first
 HALF_LIFE = 14 * 86_400.0  # seconds in which what is known of an arm loses half its weight
 RATE, TRIALS = 0.02, 100.0  # success rate of all arms before they have told, and how many trials that counts as
 SPREAD = 0.15  # standard deviation of a reward of 0 or 1 at such rates
+# Of a trial, besides the 0 that no answer is. A no weighs against a success as a dislike's weight goes: a skip is a
+# quarter of what a click was worth, and a return takes all of its purchase back.
+REWARD: Mapping[str, float] = dict.fromkeys(POSITIVE, 1.0) | {kind: -share for kind, share in SAYS.items()}
 FADES_EVERY = 3_600.0  # seconds: what is known is as of the full hour, so an edition lasts until more is known
 Rows = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -141,10 +145,6 @@ class Explorer:
         """What pages of a release explore with; None while there is nothing."""
         return self.pool if self.pool and self.pool.live.release_id == live.release_id else None
 
-    def explores(self, visit: Visit, before: int) -> bool:
-        """Whether the page after so many items has exploration slots."""
-        return visit.surface.explore is not None and before < EXPLORED and self.arms(visit.live) is not None
-
     def mixed(
         self, request: str, order: Sequence[int], found: Candidates, before: Sequence[int], visit: Visit
     ) -> list[Slot]:
@@ -197,7 +197,8 @@ class Explorer:
 
     def learn(self, lines: Sequence[Line]) -> None:
         """Count new events that name the response they came from: an impression is a trial of its item, what a shopper
-        did with it a success. Nobody waits for it."""
+        did with it a success, and a no counts off as much as it says. It is no trial of its own: the impression is, and
+        is a failure already. Nobody waits for it."""
         seen: dict[str, list[float]] = {}
         for line in lines:
             if not line.sent.get("request_id") or not line.sent.get("item_id"):
@@ -205,8 +206,7 @@ class Explorer:
             counted = seen.setdefault(line.sent["item_id"], [0.0, 0.0])
             if line.sent["event"] == EventType.IMPRESSION:
                 counted[0] += 1
-            elif line.sent["event"] in POSITIVE:
-                counted[1] += 1
+            counted[1] += REWARD.get(line.sent["event"], 0.0)
         if seen:
             batch = hashlib.blake2b("\n".join(line.event_id for line in lines).encode(), digest_size=16).hexdigest()
             pairs = {item: (trials, won) for item, (trials, won) in seen.items()}
@@ -220,18 +220,19 @@ class Explorer:
 
     async def _teach(self, batch: str, lines: Sequence[Line], at: float) -> None:
         """Add the outcomes of exploration slots to what the linear policy knows: an impression is a row of features,
-        and what the shopper did with the item its reward."""
+        and what the shopper did with the item its reward, below 0 for a no."""
         told = [line.sent for line in lines if line.sent.get("request_id") and line.sent.get("item_id")]
         requests = list(dict.fromkeys(sent["request_id"] for sent in told))
         values = await self._store.mget([contexts.key(request) for request in requests])
         known = {request: contexts.decode(value) for request, value in zip(requests, values, strict=True)}
         outcomes = [(known[sent["request_id"]].get(sent["item_id"]), sent["event"]) for sent in told]
         tried = [row for row, event in outcomes if row and event == EventType.IMPRESSION]
-        liked = [row for row, event in outcomes if row and event in POSITIVE]
-        if tried or liked:
+        said = [(row, REWARD[event]) for row, event in outcomes if row and event in REWARD]
+        if tried or said:
             width = len(contexts.FEATURES)
-            trials, wins = (np.array(rows, np.float64).reshape(-1, width) for rows in (tried, liked))
-            gram, moment = trials.T @ trials, wins.sum(axis=0)
+            trials = np.array(tried, np.float64).reshape(-1, width)
+            answered = np.array([row for row, _ in said], np.float64).reshape(-1, width)
+            gram, moment = trials.T @ trials, np.array([reward for _, reward in said]) @ answered
             added = arms.add_statistics(contexts.NAME, batch, gram, moment, at, HALF_LIFE)
             await arms.run_async(self._store, added)
 
@@ -317,6 +318,8 @@ def _allowed(pool: Pool, shown: Set[int], visit: Visit) -> NDArray[np.bool_]:
     live, rows = visit.live, pool.rows
     allowed = (rows >= 0) & live.available[rows] & live.shown_in(visit.region)[rows]
     allowed &= filters.inside(visit.ask, live, rows)
+    if visit.shopper.dismissed:
+        allowed &= ~filters.hidden(visit.shopper.dismissed, live, rows)
     known = visit.seen.union(visit.anchors)
     each = zip(rows.tolist(), pool.item_ids.tolist(), strict=True)
     allowed &= np.fromiter((row not in shown and item_id not in known for row, item_id in each), bool, len(rows))

@@ -93,6 +93,8 @@ class Funnel:
         recent = (*shopper.recent, *looked)
         visit = Visit(ask, surface, shopper, recent, live, at, self._calls, self._trending, trace)
         trace.facts |= {"recent": [deed.encode() for deed in visit.recent], "stated": list(shopper.stated)}
+        trace.facts["dismissed"] = [list(no) for no in shopper.dismissed]
+        trace.notes += filters.unsubscribed(ask, shopper.dismissed)
         nothing = not visit.recent and not shopper.interactions and bool(ask.user_id or not ask.session_id)
         return visit, known is not None and nothing
 
@@ -113,6 +115,7 @@ class Funnel:
             "region": ~live.shown_in(visit.region)[rows],
             "this item": np.isin(rows, live.catalogue.rows(visit.anchors)),
             "request": ~filters.inside(visit.ask, live, rows),
+            **filters.unwanted(visit.shopper.dismissed, live, rows),
             "seen": np.isin(rows, live.catalogue.rows(list(visit.seen))),
         }
         found = rerank.filtered(masks, len(pool))

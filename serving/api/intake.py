@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import redis
 from pydantic import BaseModel, Field
 
-from feature_repo import arms, changes, online, shoppers
+from feature_repo import arms, changes, dismissals, online, shoppers
 from feature_repo.events import POSITIVE
 from recsys import bus
 from recsys.errors import Retryable
@@ -191,9 +191,11 @@ class Receiver:
             async with self.store.pipeline(transaction=False) as pipe:
                 for line in lines:
                     pipe.set(f"event:{line.event_id}", line.digest, ex=self.settings.api.duplicate_seconds, nx=True)
+                    who = line.sent.get("user_id", ""), line.sent.get("session_id", "")
                     if deed := line.deed:
-                        who = line.sent.get("user_id", ""), line.sent.get("session_id", "")
                         shoppers.remember(pipe, *who, deed)
+                    for said in dismissals.statements(line.sent):
+                        dismissals.remember(pipe, *who, said)
                 await pipe.execute()
 
         await self._ask(write)

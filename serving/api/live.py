@@ -1,9 +1,9 @@
 """The live release in memory: what a request needs of it, as arrays."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from models.catalogue import Catalogue, Ranked
 from models.release import Release
 
 NEW_DAYS = 14.0
+CATEGORIES = 256  # whose paths are remembered, a byte for each path of the catalogue
 Lists = Mapping[str, Mapping[str, Ranked]]
 
 
@@ -217,8 +218,18 @@ class LiveRelease:
 
     def inside(self, category: str) -> NDArray[np.bool_]:
         """[category paths] True for a category and all below it."""
-        below = f"{category} > "
-        return np.asarray([path == category or path.startswith(below) for path in self.category_paths], bool)
+        return self._inside(category)
+
+    @cached_property
+    def _inside(self) -> Callable[[str], NDArray[np.bool_]]:
+        """The same, remembered for the categories that were asked for last: a thousand paths take 0.1 ms."""
+
+        @lru_cache(CATEGORIES)
+        def found(category: str) -> NDArray[np.bool_]:
+            below = f"{category} > "
+            return np.asarray([path == category or path.startswith(below) for path in self.category_paths], bool)
+
+        return found
 
     @cached_property
     def _regional(self) -> tuple[NDArray[np.bool_], Mapping[str, NDArray[np.bool_]]]:

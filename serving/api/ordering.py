@@ -6,12 +6,15 @@ Candidates behind the ranked ones continue below the least of these.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from feature_repo.dismissals import ITEM, MS, SAYS, Dismissal
 from models import factors, rerank
 from models.rerank import Arrangement
+from serving.api import filters
 from serving.api.sources.candidates import Pool
 from serving.api.surfaces import Business
 from serving.api.visit import Visit
@@ -26,15 +29,28 @@ class Ordered:
 
     Attributes:
         pool: the candidates.
+        ranked: how many of them, the first ones, have the ranker's scores.
         relevance: [n] after the score rules.
         changed: candidates whose score a score rule changed, by rule.
         visit: the request.
     """
 
     pool: Pool
+    ranked: int
     relevance: Floats
     changed: Mapping[str, int]
     visit: Visit
+
+    @cached_property
+    def hidden(self) -> NDArray[np.bool_]:
+        """[n] candidates that the shopper has said no to since the filters looked."""
+        return filters.hidden(self.visit.shopper.dismissed, self.visit.live, self.pool.rows)
+
+    def refusing(self, dismissed: Sequence[Dismissal]) -> "Ordered":
+        """The same candidates for a shopper who said no to these."""
+        if tuple(dismissed) == self.visit.shopper.dismissed:
+            return self
+        return ordered(self.pool, self.ranked, self.visit.refusing(dismissed))
 
     def page(
         self, shown: Sequence[int], *, without: Collection[int] = (), tell_held: bool = False
@@ -54,10 +70,10 @@ class Ordered:
         if self.visit.ask.category:
             rules = rerank.NO_RULES  # a page of one category has too much of it by its purpose
         rows, relevance, left, before = self.pool.rows, self.relevance, np.arange(len(self.pool)), 0
-        if shown or without:
+        if shown or without or self.hidden.any():
             worth = dict(zip(rows.tolist(), relevance.tolist(), strict=True))
             earlier = _mattering([row for row in shown if row >= 0], worth, max(rules.window, rules.max_run))
-            before, left = len(earlier), np.flatnonzero(~np.isin(rows, [*shown, *without]))
+            before, left = len(earlier), np.flatnonzero(~(np.isin(rows, [*shown, *without]) | self.hidden))
             rows = np.concatenate([np.array(earlier, np.int64), rows[left]])
             relevance = np.concatenate([[worth.get(row, 0.0) for row in earlier], relevance[left]])
         made = rerank.arranged(
@@ -95,7 +111,7 @@ def ordered(pool: Pool, ranked: int, visit: Visit) -> Ordered:
         visit: the request.
     """
     adjusted = factors.adjusted(relevance(pool, ranked), _factors(pool, visit))
-    return Ordered(pool, adjusted.relevance, adjusted.changed, visit)
+    return Ordered(pool, ranked, adjusted.relevance, adjusted.changed, visit)
 
 
 def relevance(pool: Pool, ranked: int) -> Floats:
@@ -116,10 +132,33 @@ def _factors(pool: Pool, visit: Visit) -> dict[str, Floats]:
     if scores.session and (viewed >= 0).any():
         vectors = live.vectors[pool.rows]
         found["session"] = factors.session(vectors, live.vectors[viewed[viewed >= 0]], strength=scores.session)
+    if scores.dampen and (given := refused(visit)):
+        found["dampening"] = dampening(pool.rows, visit, given)
     if scores.business:
         rules = {str(place): (_holds(rule, pool, visit), rule.factor) for place, rule in enumerate(scores.business)}
         found["business"] = factors.business(len(pool), rules)
     return found
+
+
+def dampening(rows: NDArray[np.int64], visit: Visit, given: Sequence[tuple[float, str]]) -> Floats:
+    """[n] factors of items that may be like refused ones, which are given as `refused` does."""
+    vectors, names = visit.live.vectors, [name for _, name in given]
+    weights, away = np.array([weight for weight, _ in given]), visit.live.catalogue.rows(names)
+    return factors.dampening(vectors[rows], vectors[away], weights, strength=visit.surface.scores.dampen)
+
+
+def refused(visit: Visit) -> list[tuple[float, str]]:
+    """The refused items that are in the catalogue, each with what the strongest no to it still says of items alike;
+    the strongest first, `factors.REFUSED` at most."""
+    nos = [no for no in visit.shopper.dismissed if no.scope == ITEM and no.name in visit.live.catalogue.row_of]
+    if not nos:
+        return []
+    age = visit.live.now(visit.at) - np.array([no.time for no in nos]) / MS
+    weights = factors.weight(np.array([SAYS[no.event] for no in nos]), age).tolist()
+    strongest: dict[str, float] = {}
+    for no, weight in zip(nos, weights, strict=True):
+        strongest[no.name] = max(weight, strongest.get(no.name, 0.0))
+    return sorted(((weight, name) for name, weight in strongest.items()), reverse=True)[: factors.REFUSED]
 
 
 def _holds(rule: Business, pool: Pool, visit: Visit) -> NDArray[np.bool_]:

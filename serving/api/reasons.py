@@ -11,6 +11,8 @@ What is new, and what is so now, is judged by the clock of the shopper who reads
 choice of the items goes by (docs/decisions/0005): a release may be months old.
 """
 
+from collections.abc import Set
+
 from feature_repo.events import EventType
 from feature_repo.transforms import SECONDS_PER_DAY
 from serving.api.live import NEW_DAYS, LiveRelease
@@ -31,7 +33,9 @@ LONGEST_TITLE = 60
 NOW_DAYS = 7.0  # a list says what is so now until its events count half
 
 
-def of(candidates: Candidates, place: int, row: int, live: LiveRelease, at: float) -> str:
+def of(
+    candidates: Candidates, place: int, row: int, live: LiveRelease, at: float, unnamed: Set[str] = frozenset()
+) -> str:
     """The reason for one item.
 
     Args:
@@ -40,10 +44,13 @@ def of(candidates: Candidates, place: int, row: int, live: LiveRelease, at: floa
         row: its row in the catalogue.
         live: the release, for titles and categories.
         at: the moment of the request, epoch seconds.
+        unnamed: items that no reason may name, such as one that was returned.
     """
     match candidates.source:
         case "personal":
-            return _personal(candidates, place, row, live)
+            return _personal(candidates, place, row, live, unnamed)
+        case "similar" | "bought_with" | "viewed_with" if candidates.key in unnamed:
+            return NEUTRAL
         case "similar":
             return f"Similar to {_title(candidates.key, live)}"
         case "bought_with":
@@ -81,13 +88,13 @@ def leaf(path: str) -> str:
     return path.rsplit(" > ", 1)[-1]
 
 
-def _personal(candidates: Candidates, place: int, row: int, live: LiveRelease) -> str:
+def _personal(candidates: Candidates, place: int, row: int, live: LiveRelease, unnamed: Set[str]) -> str:
     if candidates.because is None:
         return NEUTRAL
     cause = candidates.because[place]
     item_id, did = candidates.causes[cause], DID.get(candidates.cause_events[cause])
     known = live.catalogue.row_of.get(item_id)
-    if did is None or known is None:
+    if did is None or known is None or item_id in unnamed:
         return NEUTRAL
     if known == row:
         return f"You {did.format('this')} before"

@@ -1,8 +1,10 @@
 """GET /api/v1/recommendations."""
 
+import asyncio
 import math
 import time
 from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, NamedTuple
@@ -10,7 +12,8 @@ from typing import Annotated, NamedTuple
 import orjson
 from fastapi import APIRouter, Depends, Header, Request, Response
 
-from serving.api import auth, deadline, dossiers, ordering, pages, suggestions, treatment
+from feature_repo.dismissals import Dismissal
+from serving.api import auth, deadline, dossiers, filters, ordering, pages, suggestions, treatment
 from serving.api.contract import Ask, Id, Page, Rung
 from serving.api.dossiers import Dossier
 from serving.api.live import LiveRelease
@@ -68,7 +71,7 @@ async def page(ask: Ask, last_item: str, parts: Parts, trace: Trace) -> dict[str
     surface = _surface(ask, parts)
     _check(ask, surface, live)
     cursor = parts.pages.read(ask)
-    made = await _kept(cursor, live, parts, trace) if cursor else None
+    made = await _kept(ask, cursor, live, parts, trace) if cursor else None
     if made is None:
         if cursor:
             trace.notes.append("the ranking of the first page is lost; this page was made anew and may repeat items")
@@ -88,19 +91,25 @@ class Made(NamedTuple):
         slate_id: under which it is kept.
         dossier: all that is known of it.
         live: the release that its items are described by.
+        dismissed: what the shopper has said no to, of which some may stand on a page that was laid out before.
     """
 
     slate_id: str
     dossier: Dossier
     live: LiveRelease
+    dismissed: Sequence[Dismissal] = ()
 
 
-async def _kept(cursor: Cursor, live: LiveRelease, parts: Parts, trace: Trace) -> Made | None:
+async def _kept(ask: Ask, cursor: Cursor, live: LiveRelease, parts: Parts, trace: Trace) -> Made | None:
     """The slate of a cursor; None where it is lost, or its next page is asked for and the release that made it is."""
     within = min(parts.settings.api.online_deadline_ms / 1000, trace.left())
-    dossier = await parts.pages.find(cursor.slate_id, within)
+    # What was kept does not tell what the shopper has watched and refused since.
+    dossier, known = await asyncio.gather(
+        parts.pages.find(cursor.slate_id, within), parts.calls.shopper(ask.user_id, ask.session_id, live, trace)
+    )
     if dossier is None:
         return None
+    dismissed = known.dismissed if known else dossier.facts.laid[-1].dismissed
     facts, end = dossier.facts, cursor.offset + cursor.count
     trace.exposures = list(facts.exposures)
     own = parts.watcher.remembered(facts.release_id)
@@ -109,20 +118,27 @@ async def _kept(cursor: Cursor, live: LiveRelease, parts: Parts, trace: Trace) -
             return None
         if not dossier.holds(cursor.offset):
             trace.notes.append("the page before is lost; this page may repeat items of it")
-        slate = await _resumed(dossier, own, parts, trace)
+        watched = known.watched if known else dossier.facts.laid[-1].watched
+        slate = _resumed(dossier, watched, dismissed, own, parts, trace)
         dossier = _laid_out(dossier, slate, end, parts, trace)
         parts.pages.keep(cursor.slate_id, dossier)
-    return Made(cursor.slate_id, dossier, own or live)
+    return Made(cursor.slate_id, dossier, own or live, dismissed)
 
 
-async def _resumed(dossier: Dossier, live: LiveRelease, parts: Parts, trace: Trace) -> Slate:
-    """The pages behind those that are laid out, of the same candidates for the same shopper."""
+def _resumed(
+    dossier: Dossier,
+    watched: Collection[str],
+    dismissed: Sequence[Dismissal],
+    live: LiveRelease,
+    parts: Parts,
+    trace: Trace,
+) -> Slate:
+    """The pages behind those that are laid out, of the same candidates for the same shopper, who has watched and said
+    no to these."""
     facts = dossier.facts
-    visit = replace(parts.funnel.again(facts.visit, Surface(**facts.visit.surface), live), trace=trace)
-    if parts.explorer.explores(visit, len(facts.items)):
-        # What was kept tells only of the arms of the page before whether the shopper has watched them.
-        known = await parts.calls.shopper(visit.ask.user_id, visit.ask.session_id, live, trace)
-        visit = visit.watched(known.watched if known else facts.laid[-1].watched)
+    asked = parts.funnel.again(facts.visit, Surface(**facts.visit.surface), live)
+    visit = replace(asked, trace=trace).watched(watched).refusing(dismissed)
+    trace.facts["dismissed"] = [list(no) for no in dismissed]
     with trace.timed("rerank"):
         pool, ranked = dossiers.pool(dossier, dossier.score[dossier.ranked], live)
         order = ordering.ordered(pool, ranked, visit)
@@ -243,8 +259,11 @@ def _respond(
     first, facts = cursor.offset if cursor else 0, made.dossier.facts
     if facts.quality < 1:
         trace.notes.append(f"the models are slow now, so {facts.quality:.0%} of the usual candidates were looked at")
-    # What was found up to ten minutes ago may have left the catalogue since then.
+    # What was found up to ten minutes ago may have left the catalogue, or been dismissed, since then.
     shown = [item for item in facts.items[first : first + ask.count] if made.live.shows(item.item_id)]
+    rows = made.live.catalogue.rows([item.item_id for item in shown])
+    gone = filters.hidden(made.dismissed, made.live, rows).tolist() if made.dismissed else [False] * len(shown)
+    shown = [item for item, hidden in zip(shown, gone, strict=True) if not hidden]
     body: dict[str, object] = {
         "items": _items(shown, made.live),
         "cursor": _next(ask, parts, cursor, made, first + ask.count),

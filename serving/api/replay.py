@@ -192,14 +192,14 @@ def _laid_out(order: Ordered, dossier: Dossier, parts: Parts) -> tuple[list[Show
     slate, arms = parts.funnel.pages(order, facts.visit.request_id), parts.explorer.arms(live)
     drawn = facts.laid[: -(-explore.EXPLORED // facts.count)]
     if order.visit.surface.explore is None or all(page.edition == (arms.edition if arms else "") for page in drawn):
-        items = [item for page in facts.laid for item in slate.page(page.watched)]
+        items = [item for page in facts.laid for item in slate.page(page.watched, page.dismissed)]
         return items, "drawn again" if any(item.policy for item in items) else "none"
     pages = [_explored(dossier, page, live) for page in range(len(facts.laid))]
     every = {slot.row for explored in pages for slot in explored.values()}
     items = [
         item
-        for explored in pages
-        for item in slate.page_with(explored, every - {slot.row for slot in explored.values()})
+        for explored, page in zip(pages, facts.laid, strict=True)
+        for item in slate.page_with(explored, every - {slot.row for slot in explored.values()}, page.dismissed)
     ]
     return items, "as recorded" if any(item.policy for item in items) else "none"
 

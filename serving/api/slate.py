@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from feature_repo.dismissals import Dismissal
 from serving.api import explore, reasons
 from serving.api.explore import Explorer, Slot
 from serving.api.live import LiveRelease
@@ -60,14 +61,18 @@ class Slate:
     @property
     def ended(self) -> bool:
         """Whether there are no more pages."""
-        return len(self._rows) >= self._most or bool(np.isin(self._order.pool.rows, self._rows).all())
+        left = ~(np.isin(self._order.pool.rows, self._rows) | self._order.hidden)
+        return len(self._rows) >= self._most or not left.any()
 
-    def page(self, watched: Collection[str] | None = None) -> list[Shown]:
+    def page(self, watched: Collection[str] | None = None, dismissed: Sequence[Dismissal] | None = None) -> list[Shown]:
         """The next page, shorter than asked for if it is the last one. The trace says what the rules did.
 
         Args:
             watched: the arms that the shopper has watched; None: the visit says it.
+            dismissed: what the shopper said no to by then; None: the visit says it.
         """
+        if dismissed is not None:
+            self._order = self._order.refusing(dismissed)
         visit = self.visit if watched is None else self.visit.watched(watched)
         order, made = self._order.page(self._rows)
         request = f"{self._request_id}/{len(self._rows) // visit.ask.count}"
@@ -79,36 +84,41 @@ class Slate:
         }
         return shown
 
-    def page_with(self, explored: Mapping[int, Slot], others: Collection[int]) -> list[Shown]:
+    def page_with(
+        self, explored: Mapping[int, Slot], others: Collection[int], dismissed: Sequence[Dismissal]
+    ) -> list[Shown]:
         """The next page with these exploration slots.
 
         Args:
             explored: by their place on the page.
             others: catalogue rows in the exploration slots of other pages.
+            dismissed: what the shopper said no to by then.
         """
+        self._order = self._order.refusing(dismissed)
         order, _ = self._order.page(self._rows, without=others)
         return self._taken(explore.as_before(order.tolist(), self._order.pool, explored, self.visit.ask.count))
 
     def _taken(self, slots: Sequence[Slot]) -> list[Shown]:
         slots = slots[: max(self._most - len(self._rows), 0)]
         self._rows += [slot.row for slot in slots]
-        pool, live = self._order.pool, self.visit.live
-        placed = iter(_placed([slot for slot in slots if not slot.policy], pool, live, self.visit.at))
+        live = self.visit.live
+        placed = iter(_placed([slot for slot in slots if not slot.policy], self._order.pool, self.visit))
         return [_explored(slot, live, self.visit.at) if slot.policy else next(placed) for slot in slots]
 
 
-def _placed(slots: Sequence[Slot], pool: Pool, live: LiveRelease, at: float) -> list[Shown]:
-    """Those that the order placed."""
-    places = [slot.position for slot in slots]
-    columns = pool.scores[places], pool.part[places], pool.place[places], live.catalogue.ids[pool.rows[places]]
-    values = zip(slots, pool.tags(places), *(column.tolist() for column in columns), strict=True)
+def _placed(slots: Sequence[Slot], pool: Pool, visit: Visit) -> list[Shown]:
+    """Those that the order placed. No reason names what the shopper refused, unless the page is about it."""
+    live, unnamed = visit.live, visit.shopper.refused.difference(visit.ask.cart, [visit.ask.item_id])
+    at = [slot.position for slot in slots]
+    columns = pool.scores[at], pool.part[at], pool.place[at], live.catalogue.ids[pool.rows[at]]
+    values = zip(slots, pool.tags(at), *(column.tolist() for column in columns), strict=True)
     return [
         Shown(
             item_id,
             round(score, 6),
             pool.parts[part].source,
             tags,
-            reasons.of(pool.parts[part], place, slot.row, live, at),
+            reasons.of(pool.parts[part], place, slot.row, live, visit.at, unnamed),
             1.0,
             {},
         )

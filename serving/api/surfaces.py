@@ -97,6 +97,7 @@ class Scores(Part):
 
     fresh: float = Field(1.0, ge=1, le=100)
     session: float = Field(0.0, ge=0, le=100)
+    dampen: float = Field(0.6, ge=0, lt=1)
     business: list[Business] = []
 
 

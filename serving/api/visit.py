@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from feature_repo.dismissals import Dismissal
 from feature_repo.shoppers import Profile, Shopper
 from recsys.inference import Deed, RankingRequest, RetrievalRequest
 from serving.api.calls import Calls
@@ -45,6 +46,10 @@ class Visit:
     def watched(self, items: Collection[str]) -> "Visit":
         """The same of a shopper who has watched these, and no others that matter."""
         return replace(self, shopper=replace(self.shopper, watched=frozenset(items)))
+
+    def refusing(self, dismissed: Sequence[Dismissal]) -> "Visit":
+        """The same of a shopper who said no to these."""
+        return replace(self, shopper=replace(self.shopper, dismissed=tuple(dismissed)))
 
     @property
     def region(self) -> str:
@@ -98,6 +103,7 @@ class Visit:
             self.shopper.stated,
             [deed.encode() for deed in self.recent],
             len(self.shopper.recent),
+            self.shopper.dismissed,
         )
 
     @property
@@ -105,7 +111,7 @@ class Visit:
         """The item that the shopper was busy with last; "" if none is known."""
         if self.recent:
             return self.recent[-1].item_id
-        return self.shopper.profile.items[-1] if self.shopper.profile.items else ""
+        return next(iter(self.shopper.items), "")
 
     @property
     def seen(self) -> frozenset[str]:
@@ -140,6 +146,7 @@ class Snapshot:
         variants: by experiment, those that made the page.
         profile, stated: of the shopper.
         recent: events of this moment; the first `arrived` of them are the shopper's, the others the request's own.
+        dismissed: what the shopper had said no to when the first page was made.
     """
 
     request_id: str
@@ -151,11 +158,12 @@ class Snapshot:
     stated: Sequence[str]
     recent: Sequence[str]
     arrived: int
+    dismissed: Sequence[Dismissal] = ()
 
     @staticmethod
     def read(raw: Mapping[str, Any]) -> "Snapshot":
         """From JSON. Raises TypeError or ValueError for what another version wrote."""
-        found = Snapshot(**raw)
+        found = Snapshot(**{**raw, "dismissed": tuple(Dismissal(*no) for no in raw.get("dismissed", ()))})
         Ask(**found.ask), Surface(**found.surface)
         return found
 
@@ -163,5 +171,7 @@ class Snapshot:
         """The request once more, on a surface as it is now or was then."""
         recent = tuple(map(Deed.decode, self.recent))
         profile: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in self.profile.items()}
-        shopper = Shopper(Profile(**profile), tuple(self.stated), recent[: self.arrived])
+        shopper = Shopper(
+            Profile(**profile), tuple(self.stated), recent[: self.arrived], dismissed=tuple(self.dismissed)
+        )
         return Visit(Ask(**self.ask), surface, shopper, recent, live, self.at, calls, trending, Trace(self.request_id))

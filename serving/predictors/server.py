@@ -34,6 +34,7 @@ from kserve.protocol.grpc.servicer import InferenceServicer
 from kserve.protocol.rest.server import RESTServer
 from numpy.typing import NDArray
 
+from feature_repo import events
 from models import artifact
 from models.release import ARTIFACTS_OF_ROLE, Release, Releases
 from recsys import inference
@@ -254,6 +255,7 @@ def run(role: Role, open_engine: Callable[[Settings, Release, Opened], Engine], 
     _log_to_stderr()
     try:
         settings = configuration.load()
+        events.configure(settings.events.custom)
         releases = Releases(Path(settings.storage.root).resolve())
         release = releases.candidate(options.colour)
         if release is None:

@@ -60,6 +60,15 @@ def test_a_filled_form_reaches_the_stages(bag: DagBag) -> None:
         assert commands[stage].endswith("--reuse False")
 
 
+def test_who_accepts_a_day_reaches_the_gate_with_the_reason(bag: DagBag) -> None:
+    dag = bag.dags["daily"]
+    assert "accept" not in rendered(dag, defaults(dag))["quality"]
+    run = SimpleNamespace(**vars(DAG_RUN), triggering_user_name="ann")
+    assert tasks.accepted_by({"accept": "public holiday"}, run) == "ann"
+    command = rendered(dag, defaults(dag) | {"accept": "public holiday"})["quality"]
+    assert "--accept public holiday --accepted-by Airflow" in command
+
+
 def test_all_stages_of_a_run_share_a_name_that_survives_a_retry() -> None:
     assert tasks.run_of("2026-03-05", DAG_RUN) == tasks.run_of("2026-03-05", DAG_RUN) == "20260305-e201620b"
 

@@ -92,6 +92,15 @@ def test_more_successes_than_trials_are_no_negative_failures(client: online.Clie
 
 
 @pytest.mark.services
+def test_what_is_said_against_an_item_is_taken_off_its_successes_and_then_counts_as_failures(
+    client: online.Client,
+) -> None:
+    arms.run(client, arms.add_counts("b1", {"mug": (4, 2), "cup": (1, 0)}, NOW, WEEK))
+    arms.run(client, arms.add_counts("b2", {"mug": (0, -1), "cup": (0, -1)}, NOW, WEEK))
+    assert read(client, "mug", "cup") == [(1, 3, 0), (0, 2, 0)]
+
+
+@pytest.mark.services
 def test_statistics_add_up_and_halve_in_a_week(client: online.Client) -> None:
     assert arms.run(client, arms.statistics("v1", NOW)) is None
     arms.run(client, arms.add_statistics("v1", "b1", GRAM, MOMENT, NOW - 10 * DAY, WEEK))
@@ -255,7 +264,7 @@ def test_a_redis_that_hangs_is_given_up(hanging_url: str) -> None:
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: arms.add_counts("b", {"cup": (1, 1), "mug": (1, -1)}, NOW, WEEK), r"got \(1, -1\) for mug"),
+        (lambda: arms.add_counts("b", {"cup": (1, -1), "mug": (-1, 1)}, NOW, WEEK), r"got \(-1, 1\) for mug"),
         (lambda: arms.add_counts("b", {"mug": (np.nan, 0)}, NOW, WEEK), r"got \(nan, 0\) for mug"),
         (lambda: arms.add_counts("b", {"mug": (1, 0)}, -1, WEEK), "at must be epoch seconds, got -1"),
         (lambda: arms.add_counts("b", {"mug": (1, 0)}, NOW, 0), "half_life must be above 0, got 0"),

@@ -99,3 +99,51 @@ def test_freshness_is_between_one_and_the_boost_and_falls_with_age(
 def test_what_makes_no_factor_is_refused(rule: Any, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         rule(**arguments)
+
+
+def test_what_is_like_a_refused_item_loses_and_what_is_not_stays() -> None:
+    degrees = np.deg2rad([0, 30, 60, 90, 180])
+    vectors = np.stack([np.cos(degrees), np.sin(degrees)], axis=1)
+    found = factors.dampening(vectors, vectors[:1], np.ones(1), strength=0.6)
+    half = 1 - 0.6 * (np.cos(np.pi / 6) - 0.5) / 0.5
+    np.testing.assert_allclose(found, [0.4, half, 1, 1, 1], atol=1e-6)
+    both = factors.dampening(vectors, vectors[[3, 0]], np.array([0.5, 1.0]), strength=0.6)
+    np.testing.assert_allclose(both[[0, 3]], [0.4, 0.7], atol=1e-6)
+    nothing = factors.dampening(np.zeros((2, 2)), vectors, np.ones(5), strength=0.6)
+    assert nothing.tolist() == [1, 1], "an item without an embedding is like none"
+
+
+def test_a_no_says_half_as_much_after_a_week() -> None:
+    week = 7 * 86_400.0
+    said = factors.weight(np.array([1.0, 1.0, 0.25, 1.0]), np.array([0.0, week, 2 * week, -5.0]))
+    assert said.tolist() == [1.0, 0.5, 0.0625, 1.0]
+
+
+@given(st.integers(0, 40), st.integers(0, 8), st.floats(0, 0.99), st.integers(0, 2**32 - 1))
+def test_dampening_never_lifts_and_more_said_never_dampens_less(n: int, m: int, strength: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    vectors, refused = rng.normal(size=(n, 4)), rng.normal(size=(m, 4))
+    weights = rng.random(m)
+    found = factors.dampening(vectors, refused, weights, strength=strength)
+    assert ((found > 0) & (found <= 1)).all()
+    assert (factors.dampening(vectors, refused, np.sqrt(weights), strength=strength) <= found + 1e-6).all()
+
+
+@pytest.mark.parametrize(
+    ("weights", "strength", "says"),
+    [
+        (np.ones(1), 1.0, "below 1, got 1.0"),
+        (np.ones(1), -0.1, "at least 0"),
+        (np.ones(2), 0.5, r"must be \[1\]"),
+        (np.array([np.nan]), 0.5, "in 0..1"),
+        (np.array([1.5]), 0.5, "in 0..1"),
+    ],
+)
+def test_dampening_refuses_what_is_no_weight_and_no_strength(weights: Any, strength: float, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        factors.dampening(np.ones((3, 2)), np.ones((1, 2)), weights, strength=strength)
+
+
+def test_dampening_refuses_vectors_of_other_lengths() -> None:
+    with pytest.raises(ValueError, match="must have the 2 dimensions"):
+        factors.dampening(np.ones((3, 2)), np.ones((1, 3)), np.ones(1), strength=0.5)

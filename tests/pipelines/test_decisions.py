@@ -1,7 +1,7 @@
 """The decision log becomes a table, and a re-run loses and doubles nothing."""
 
 import json
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +72,18 @@ def test_a_second_run_adds_what_is_new_and_keeps_what_has_left_the_bus(settings:
 
 
 def test_the_day_before_is_completed_and_older_ones_are_left(settings: Settings) -> None:
-    logged(settings, line("q1"), line("late", NOON - 86_400), line("old", NOON - 2 * 86_400))
+    logged(settings, line("q1"))
+    run(settings)
+    logged(settings, line("late", NOON - 86_400), line("old", NOON - 2 * 86_400))
     assert len(run(settings)["written"]) == 2
     assert len(datasets.lake(settings).days(datasets.DECISIONS)) == 2
+
+
+def test_days_that_no_run_has_read_are_read_by_the_next(settings: Settings) -> None:
+    logged(settings, line("q1", NOON - 5 * 86_400), line("q2", NOON - 3 * 86_400))
+    assert len(run(settings)["written"]) == 2, "the first run of all"
+    logged(settings, line("q3", NOON - 2 * 86_400), line("q4"), line("older", NOON - 5 * 86_400))
+    assert list(run(settings)["written"]) == [str(DAY - timedelta(days=back)) for back in (3, 2, 0)]
 
 
 def test_a_line_that_is_no_decision_is_counted_and_harms_nothing(settings: Settings) -> None:

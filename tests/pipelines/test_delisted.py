@@ -14,7 +14,7 @@ from pipelines import datasets, delisted, embedding, quality
 from recsys.errors import BadData
 from recsys.settings import Settings
 
-pytestmark = pytest.mark.spark
+pytestmark = [pytest.mark.spark, pytest.mark.usefixtures("interpreted")]
 Row = dict[str, Any]
 
 
@@ -49,7 +49,7 @@ def test_events_of_items_that_left_are_published_and_the_items_are_kept_unavaila
     settings: Settings, spark: SparkSession
 ) -> None:
     publish_items(settings, back(1), *ITEMS, item("kettle", title="Old kettle"))
-    stage_batch(settings, bought(*["mug"] * 32, *["kettle"] * 8), since=DAY)  # a fifth of them
+    stage_batch(settings, bought(*["mug"] * 32, *["kettle"] * 8))  # a fifth of them
     result = run(settings)
     lake = datasets.lake(settings)
     assert lake.read(datasets.EVENTS, DAY)["item_id"].to_pylist().count("kettle") == 8
@@ -63,7 +63,7 @@ def test_events_of_items_that_left_are_published_and_the_items_are_kept_unavaila
 
 def test_what_has_left_is_in_no_catalogue_that_can_be_shown(settings: Settings, spark: SparkSession) -> None:
     publish_items(settings, back(1), *ITEMS, item("kettle"))
-    stage_batch(settings, bought(*["mug"] * 32, *["kettle"] * 8), since=DAY)
+    stage_batch(settings, bought(*["mug"] * 32, *["kettle"] * 8))
     run(settings)
     stats = pa.table({"item_id": ["mug", "cup", "kettle"], "event_timestamp": [datasets.end_of(DAY)] * 3})
     for name in (*embedding.names.ITEM_STATS, *embedding.ITEM_TIMES):
@@ -75,7 +75,7 @@ def test_what_has_left_is_in_no_catalogue_that_can_be_shown(settings: Settings, 
 def test_one_that_comes_back_is_as_the_source_says(settings: Settings, spark: SparkSession) -> None:
     publish_items(settings, back(1), *ITEMS, item("kettle", available=False))
     publish_events(settings, back(1), "kettle")
-    stage_batch(settings, bought(*["mug"] * 40), [*ITEMS, item("kettle", price=3.0)], since=DAY)
+    stage_batch(settings, bought(*["mug"] * 40), [*ITEMS, item("kettle", price=3.0)])
     run(settings, min_volume=0)
     assert published(settings) == {"mug": True, "cup": True, "kettle": True}
 
@@ -86,7 +86,7 @@ def test_one_that_no_event_of_a_year_names_is_let_go(
 ) -> None:
     publish_events(settings, back(days), "kettle")
     publish_items(settings, back(1), *ITEMS, item("kettle", available=False))
-    stage_batch(settings, bought(*["mug"] * 40), since=DAY)
+    stage_batch(settings, bought(*["mug"] * 40))
     run(settings, min_volume=0)
     assert ("kettle" in published(settings)) is kept
 
@@ -97,7 +97,7 @@ def test_an_event_brings_one_back_out_of_the_catalogue_that_held_it_last(
     publish_items(settings, back(500), *ITEMS, item("kettle", title="First"))
     publish_items(settings, back(400), *ITEMS, item("kettle", title="Last"))
     publish_items(settings, back(1), *ITEMS)
-    stage_batch(settings, bought(*["mug"] * 38, "kettle", "ghost"), since=DAY)
+    stage_batch(settings, bought(*["mug"] * 38, "kettle", "ghost"))
     result = run(settings)
     assert published(settings) == {"mug": True, "cup": True, "kettle": False}
     rows = datasets.lake(settings).read(datasets.ITEMS, DAY).to_pylist()
@@ -108,7 +108,7 @@ def test_an_event_brings_one_back_out_of_the_catalogue_that_held_it_last(
 
 def test_one_whose_row_is_refused_today_is_known_still(settings: Settings, spark: SparkSession) -> None:
     publish_items(settings, back(1), *ITEMS, item("kettle"))
-    stage_batch(settings, bought(*["mug"] * 39, "kettle"), [*ITEMS, item("kettle", title=" ")], since=DAY)
+    stage_batch(settings, bought(*["mug"] * 39, "kettle"), [*ITEMS, item("kettle", title=" ")])
     run(settings)
     assert quarantined(settings, "events") == {}
     assert published(settings)["kettle"] is False
@@ -140,9 +140,9 @@ def test_items_kept_do_not_count_when_a_source_shrinks(settings: Settings, spark
     publish_items(settings, back(1), *ITEMS, *left)
     publish_events(settings, back(1), *(row["item_id"] for row in left))
     batch: Sequence[Row] = bought(*["mug"] * 40)
-    stage_batch(settings, batch, since=DAY)
+    stage_batch(settings, batch)
     assert run(settings, min_volume=0.25)["delisted_items"] == 40
     publish_items(settings, back(1), *[item(f"new{n}") for n in range(40)])
-    stage_batch(settings, batch, since=DAY)
+    stage_batch(settings, batch)
     with pytest.raises(BadData, match=r"items.volume: observed 2, allowed at least 10 rows"):
         quality.main(quality.Params(day=DAY, run=RUN), settings)

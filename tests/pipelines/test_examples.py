@@ -1,5 +1,6 @@
 """Cuts through histories: what came before, what came next, and never the other way round."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ def sequences(lists: list[list[float]]) -> examples.Sequences:
         items=np.arange(n) + 2,
         events=np.full(n, 3),
         times=np.array([time for times in lists for time in times]),
+        turns=np.empty((n, 0)),
         signal=np.full(n, 4.0),
         region=np.zeros(visitors, np.int64),
         age_group=np.zeros(visitors, np.int64),
@@ -114,3 +116,19 @@ def test_an_item_of_the_history_is_no_target() -> None:
     assert set(offered["targets"][1]) <= {0, 3}, "2 was clicked seconds ago"
     assert not offered["targets"][-1].any(), "2 is wanted again days later, which is for other sources to say"
     assert offered["importance"][-1] == 0, "nothing new came next"
+
+
+def test_a_returned_item_is_no_target_and_leaves_the_history_at_its_return() -> None:
+    """Item 3 of four visits is returned in the third: only the histories of the second and third visit hold it."""
+    known = sequences([[1 * DAY, 2 * DAY, 3 * DAY, 4 * DAY]])
+    gone = np.array([[np.inf], [3.5 * DAY], [np.inf], [np.inf]])
+    fields = examples.records(replace(known, turns=gone), plan(), np.random.default_rng(1))
+    first, second, third, fourth = range(4)
+    assert fields["targets"][first].tolist() == [2, 0, 4, 5]
+    assert fields["targets"][second].tolist() == [0, 4, 5, 0]
+    assert fields["items"][third][:2].tolist() == [3, 2]
+    assert fields["items"][fourth][:4].tolist() == [4, 2, 0, 0]
+    undone = np.array([[np.inf] * 2, [3.5 * DAY, 3.8 * DAY], [np.inf] * 2, [np.inf] * 2])
+    again = examples.records(replace(known, turns=undone), plan(), np.random.default_rng(1))
+    plain = examples.records(known, plan(), np.random.default_rng(1))
+    assert all(np.array_equal(again[name], plain[name]) for name in plain)

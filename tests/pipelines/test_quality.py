@@ -2,19 +2,35 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
-from staged_batch import DAY, GOOD, ITEMS, NOON, RUN, USERS, Row, event, item, loose, quarantined, run, stage_batch
+from staged_batch import (
+    DAY,
+    GOOD,
+    ITEMS,
+    NOON,
+    RUN,
+    USERS,
+    Row,
+    event,
+    item,
+    loose,
+    quarantined,
+    run,
+    stage_batch,
+)
 
 from feature_repo import events as schema
-from pipelines import datasets, stage
-from recsys.errors import BadData, Exit
+from pipelines import acceptance, datasets, published, stage
+from recsys.errors import BadData, Exit, NothingToDo
 from recsys.settings import Settings
 
-pytestmark = pytest.mark.spark
+pytestmark = [pytest.mark.spark, pytest.mark.usefixtures("interpreted")]
 
 
 def test_a_good_batch_is_published_by_day(settings: Settings, spark: SparkSession) -> None:
@@ -23,6 +39,7 @@ def test_a_good_batch_is_published_by_day(settings: Settings, spark: SparkSessio
     result = run(settings)
     lake = datasets.lake(settings)
     assert lake.days(datasets.EVENTS) == [DAY - timedelta(days=2), DAY]
+    assert published.read(lake)[DAY] == published.Day(True, 40, str(DAY), (), RUN)
     assert lake.read(datasets.EVENTS, DAY).column_names == schema.EVENTS.names
     assert lake.read(datasets.EVENTS, DAY).num_rows == 40
     assert lake.read(datasets.EVENTS, DAY - timedelta(days=2))["event_id"].to_pylist() == ["e0100", "e0101", "e0102"]
@@ -40,7 +57,7 @@ def test_a_re_run_of_the_day_replaces_only_itself(settings: Settings, spark: Spa
     lake = datasets.lake(settings)
     before, yesterday = lake.read(datasets.EVENTS, DAY), lake.path(datasets.EVENTS, DAY - timedelta(days=1))
     untouched = yesterday.stat().st_mtime_ns
-    stage_batch(settings, GOOD, since=DAY)
+    stage_batch(settings, GOOD)
     run(settings)
     assert lake.read(datasets.EVENTS, DAY).equals(before)
     assert yesterday.stat().st_mtime_ns == untouched
@@ -114,21 +131,36 @@ def test_of_rows_with_one_id_the_first_arrived_is_kept(settings: Settings, spark
     assert datasets.lake(settings).read(datasets.EVENTS, DAY).num_rows == 40
 
 
-def publish_history(settings: Settings, rows_per_day: int) -> None:
-    lake = datasets.lake(settings)
-    for back in range(1, 4):
-        rows = [event(number, event_time=NOON - timedelta(days=back)) for number in range(rows_per_day)]
-        lake.write(
-            datasets.EVENTS, DAY - timedelta(days=back), pa.Table.from_pylist(rows, schema=schema.EVENTS.arrow())
+def publish(settings: Settings, day: date, rows: Sequence[Row], whole: bool = True) -> None:
+    with datasets.lake(settings).replacing(datasets.EVENTS, day) as folder:
+        pq.write_table(pa.Table.from_pylist(list(rows), schema=schema.EVENTS.arrow()), folder / "part-0.parquet")
+        published.write(folder, published.Day(whole, len(rows), f"published {day}"))
+
+
+def publish_history(settings: Settings, rows_per_day: int, days: int = 3) -> None:
+    for back in range(1, days + 1):
+        day = DAY - timedelta(days=back)
+        publish(
+            settings, day, [event(number, event_time=NOON - timedelta(days=back)) for number in range(rows_per_day)]
         )
 
 
-def test_an_event_of_a_published_day_is_late(settings: Settings, spark: SparkSession) -> None:
-    publish_history(settings, 1)
-    stage_batch(settings, [*GOOD, event(99, event_time=NOON - timedelta(days=1))], since=DAY)
-    run(settings)
-    assert quarantined(settings, "events") == {"e0099": "late"}
-    assert datasets.lake(settings).read(datasets.EVENTS, DAY - timedelta(days=1)).num_rows == 1
+def test_wrong_clocks_go_to_quarantine_with_their_reason(settings: Settings, spark: SparkSession) -> None:
+    """They are those of the whole source, every night: 30 among 10,000 rows do not stop a night of 40."""
+    publish_history(settings, 40)
+    reasons = ["late"] * 20 + ["future"] * 30 + ["too_old", "missing_event_time"]
+    strays = [
+        event(number, event_time=None if reason == "missing_event_time" else NOON, reason=reason, item_id="nowhere")
+        for number, reason in enumerate(reasons, start=500)
+    ]
+    stage_batch(settings, GOOD, strays=strays, rows_read=10_000)
+    result = run(settings)
+    assert quarantined(settings, "events") == {row["event_id"]: row["reason"] for row in strays}
+    assert result["quarantined"]["events"] == {"late": 20, "future": 30, "too_old": 1, "missing_event_time": 1}
+    assert datasets.lake(settings).read(datasets.EVENTS, DAY).num_rows == 40
+    stage_batch(settings, GOOD, strays=strays, rows_read=1_000)
+    with pytest.raises(BadData, match=r"events\.future"):
+        run(settings)
 
 
 def many(count: int, spoil: Callable[[int], Row]) -> list[Row]:
@@ -194,17 +226,130 @@ def test_a_bad_batch_stops_the_run_and_publishes_nothing(
 
 def test_a_drop_of_volume_stops_the_run(settings: Settings, spark: SparkSession) -> None:
     publish_history(settings, 200)
-    stage_batch(settings, GOOD, since=DAY)
-    with pytest.raises(BadData, match=r"events.volume: observed 40, allowed at least 50 rows"):
+    stage_batch(settings, GOOD)
+    with pytest.raises(BadData, match=r"events.volume: observed 40, allowed at least 50 rows.*data accept 2026-03-10"):
         run(settings)
+    assert datasets.lake(settings).days(datasets.EVENTS)[-1] == DAY - timedelta(days=1)
     assert run(settings, min_volume=0.2)["passed"]
+
+
+def test_a_person_accepts_a_day_and_the_report_says_who_when_and_why(settings: Settings, spark: SparkSession) -> None:
+    publish_history(settings, 200)
+    stage_batch(settings, [*GOOD, *(event(number, value=-1.0) for number in range(100, 120))])
+    assert run(settings, accept="public holiday", accepted_by="ann <a>")["accepted"] == [str(DAY)]
+    assert datasets.lake(settings).read(datasets.EVENTS, DAY).num_rows == 40, "bad rows are put aside all the same"
+    assert acceptance.read(datasets.lake(settings))[DAY].who == "ann <a>"
+    folder = datasets.run_folder(settings, RUN) / "quality"
+    [check] = [c for c in json.loads((folder / "report.json").read_text())["checks"] if c["verdict"] == "accepted"]
+    assert check["observed"] == "volume 40; bad_value 33.33% (20 of 60)"
+    assert "accepted by ann &lt;a&gt; on 20" in (folder / "report.html").read_text()
+    assert ": public holiday" in check["says"]
+
+
+def test_an_accepted_day_is_a_level_that_later_days_are_held_against(settings: Settings, spark: SparkSession) -> None:
+    """A shop that sells a tenth from now on: one person, one word, one night."""
+    publish_history(settings, 200, days=10)
+    publish(settings, DAY - timedelta(days=1), [event(number) for number in range(20)])
+    stage_batch(settings, GOOD[:20])
+    with pytest.raises(BadData, match=r"events\.volume"):
+        run(settings)
+    acceptance.accept(datasets.lake(settings), DAY - timedelta(days=1), "sells less")
+    assert run(settings)["accepted"] == []
+
+
+def test_an_earlier_day_that_is_not_good_is_held_back_and_the_others_go_on(
+    settings: Settings, spark: SparkSession
+) -> None:
+    publish_history(settings, 200)
+    low, bad, right = (DAY - timedelta(days=back) for back in (4, 5, 6))
+    batch = [event(1000 + n, event_time=datasets.end_of(low) - timedelta(hours=1)) for n in range(11)]
+    batch += [
+        event(2000 + n, event_time=datasets.end_of(bad) - timedelta(hours=1), item_id="x" if n < 30 else "mug")
+        for n in range(200)
+    ]
+    batch += [event(3000 + n, event_time=datasets.end_of(right) - timedelta(hours=1)) for n in range(200)]
+    batch += [event(n) for n in range(100)]
+    stage_batch(settings, batch)
+    publish(settings, low - timedelta(days=10), [event(5000 + n) for n in range(200)])
+    result = run(settings)
+    assert result["held"] == [str(bad), str(low)]
+    days = datasets.lake(settings).days(datasets.EVENTS)
+    assert (low in days, bad in days, right in days, DAY in days) == (False, False, True, True)
+    assert quarantined(settings, "events") == {}, "a row of a day that is held back has not been judged"
+    report = (datasets.run_folder(settings, RUN) / "quality" / "report.html").read_text()
+    assert f"at most 5.0% of the rows of {bad}" in report
+    assert f"at least 50 rows on {low}" in report
+
+
+def test_a_published_day_that_would_lose_most_of_its_rows_is_held_back(settings: Settings, spark: SparkSession) -> None:
+    publish_history(settings, 200)
+    before = DAY - timedelta(days=1)
+    stage_batch(settings, [*GOOD, *GOOD[:0]], made_of={DAY: "d", before: "0:0"})
+    assert run(settings, min_volume=0.1)["held"] == [str(before)]
+    assert datasets.lake(settings).read(datasets.EVENTS, before).num_rows == 200
+
+
+def test_a_closed_day_is_published_with_nothing_and_there_is_nothing_to_judge_on(
+    settings: Settings, spark: SparkSession
+) -> None:
+    publish_history(settings, 200)
+    stage_batch(settings, [])
+    with pytest.raises(NothingToDo, match="2026-03-10 is published, but nothing happened since 2026-03-10"):
+        run(settings)
+    lake = datasets.lake(settings)
+    assert lake.read(datasets.EVENTS, DAY).num_rows == 0
+    assert published.read(lake)[DAY] == published.Day(True, 0, "0:0", (), RUN)
+
+
+def test_what_the_api_has_so_far_is_no_whole_day(settings: Settings, spark: SparkSession) -> None:
+    publish_history(settings, 200)
+    stage_batch(settings, GOOD[:3], whole=False)
+    run(settings, min_volume=0)
+    assert not published.read(datasets.lake(settings))[DAY].whole
+
+
+def test_an_event_of_two_days_is_published_on_the_first_and_links_them(settings: Settings, spark: SparkSession) -> None:
+    before = DAY - timedelta(days=1)
+    twin = event(1, event_time=NOON - timedelta(days=1), ingested_at=NOON + timedelta(days=3))
+    stage_batch(settings, [*GOOD, twin])
+    run(settings, max_duplicates=1)
+    lake = datasets.lake(settings)
+    assert "e0001" in lake.read(datasets.EVENTS, before)["event_id"].to_pylist()
+    assert "e0001" not in lake.read(datasets.EVENTS, DAY)["event_id"].to_pylist()
+    assert (published.read(lake)[DAY].linked, published.read(lake)[before].linked) == ((before,), ())
+
+
+def test_a_day_of_wrong_clocks_only_leaves_the_lake(settings: Settings, spark: SparkSession) -> None:
+    publish(settings, date(1999, 1, 1), GOOD[:1])
+    stage_batch(settings, GOOD, gone=(date(1999, 1, 1),))
+    run(settings)
+    assert datasets.lake(settings).days(datasets.EVENTS) == [DAY]
 
 
 def test_a_column_that_got_empty_stops_the_run(settings: Settings, spark: SparkSession) -> None:
     publish_history(settings, 400)  # 1,200 purchases, each with a region
-    stage_batch(settings, many(200, lambda n: {"region": None} if n % 2 else {}), since=DAY)
+    stage_batch(settings, many(200, lambda n: {"region": None} if n % 2 else {}))
     with pytest.raises(BadData, match=r"events.empty_region_of_purchase: observed 50.00% \(100 of 200\)"):
         run(settings)
     # What another type of event leaves empty is no news about purchases.
-    stage_batch(settings, [*many(200, lambda n: {"event": "view", "region": None} if n % 2 else {})], since=DAY)
+    stage_batch(settings, [*many(200, lambda n: {"event": "view", "region": None} if n % 2 else {})])
     assert run(settings)["passed"]
+
+
+def test_days_published_before_a_column_existed_are_compared_with(settings: Settings, spark: SparkSession) -> None:
+    publish_history(settings, 200)
+    lake = datasets.lake(settings)
+    for day in lake.days(datasets.EVENTS):
+        lake.write(datasets.EVENTS, day, lake.read(datasets.EVENTS, day).drop_columns(["query", "category", "brand"]))
+    stage_batch(settings, many(200, lambda _: {}))
+    assert run(settings)["rows"]["events"] == 200
+
+
+def test_an_event_about_no_item_is_published(settings: Settings, spark: SparkSession) -> None:
+    silent = {"search": {"query": "mugs"}, "unsubscribe": {"category": "Home"}, "undo": {"brand": "Acme"}}
+    more = [event(n, item_id=None, event=kind, **what) for n, (kind, what) in enumerate(silent.items(), 100)]
+    stage_batch(settings, [*GOOD, *more, event(200, item_id=None)])
+    run(settings)
+    assert quarantined(settings, "events") == {"e0200": "missing_item_id"}
+    found = datasets.lake(settings).read(datasets.EVENTS, DAY).filter(pc.field("event_id") >= "e0100")
+    assert set(found["event"].to_pylist()) == set(silent)

@@ -44,7 +44,8 @@ def users_at(settings: Settings, requests: pd.DataFrame, *known: past.Past) -> d
 def deeds(*views: tuple[str, int]) -> past.Deeds:
     """Views of items at epoch seconds."""
     items, times = zip(*views, strict=True)
-    return past.Deeds(np.array(items, object), np.array(["view"] * len(items), object), np.array(times, np.int64))
+    kinds, none = np.array(["view"] * len(items), object), np.empty((len(items), 0))
+    return past.Deeds(np.array(items, object), kinds, np.array(times, np.int64), none)
 
 
 def asked(*users: str, when: datetime = NOON) -> pd.DataFrame:

@@ -1,12 +1,16 @@
 """Requests and their labels, from logs short enough to read."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
-from pipelines import ranking_requests
+from feature_repo.events import EVENTS, ITEMS
+from pipelines import datasets, ranking_requests
+from recsys.settings import Settings
 
 START = pd.Timestamp("2026-01-10 12:00", tz="UTC")
 
@@ -145,3 +149,82 @@ def test_taking_requests_numbers_them_again() -> None:
     judged = ranking_requests.judge(table(*log)).take(pd.Index([1, 3]).to_numpy())
     assert judged.rows["request"].tolist() == [0, 1]
     assert judged.rows["item_id"].tolist() == ["item1", "item3"]
+
+
+CLICKS = [event(1, "click", item, request_id="r1") for item in ("mug", "rug")]
+
+
+def test_a_returned_purchase_is_no_label() -> None:
+    bought = [event(n, "purchase", item, value=5.0) for n, item in ((2, "mug"), (3, "rug"))]
+    back = event(20 * 24 * 60, "return", "mug")
+    for judged in (
+        lists(*shown(0, "mug", "rug"), *CLICKS, *bought, back),
+        ranking_requests.judge(table(*bought, back)),
+    ):
+        assert labels(judged).get("mug", (0, 0, 0)) == (0, 0, 0)
+        assert labels(judged)["rug"] == (1, 1, 1)
+        assert amounts(judged).get("mug", 0) == 0
+    again = event(21 * 24 * 60, "purchase", "mug", session_id="s9", value=5.0)
+    assert labels(ranking_requests.judge(table(back, again)))["mug"] == (1, 1, 1)
+
+
+def test_a_dismissed_item_is_a_plain_negative() -> None:
+    judged = lists(
+        *shown(0, "mug", "rug", "lamp"),
+        *CLICKS,
+        event(2, "dislike", "mug"),
+        event(2, "skip", "lamp"),
+        event(3, "dislike", "rug"),
+        event(4, "undo", "rug"),
+        event(5, "dislike", "rug", user_id="bob"),
+    )
+    assert labels(judged) == {"mug": (0, 0, 0), "rug": (1, 0, 0), "lamp": (0, 0, 0)}
+
+
+def test_what_left_the_cart_was_not_wanted() -> None:
+    carts = [event(2, "add_to_cart", item) for item in ("mug", "rug")]
+    judged = lists(*shown(0, "mug", "rug"), *CLICKS, *carts, event(3, "remove_from_cart", "rug"))
+    assert labels(judged) == {"mug": (1, 1, 0), "rug": (1, 0, 0)}
+
+
+def test_a_no_to_a_category_is_one_to_its_items_that_were_acted_on() -> None:
+    content = pd.DataFrame({"item_id": ["mug", "rug"], "category": ["Home > Mugs", "Floor"], "brand": [None, "Acme"]})
+    nothing = {"category": None, "brand": None}
+    viewed = [event(n, "view", item, **nothing) for n, item in enumerate(("mug", "rug"))]
+    left = event(5, "unsubscribe", None, category="Home", brand=None)
+    back = event(6, "undo", None, category="Home", brand=None)
+    other = event(6, "undo", None, category=None, brand="Acme")
+    search = event(7, "search", None, **nothing)
+    for more, expected in (([left], {"rug"}), ([left, other], {"rug"}), ([left, back], {"mug", "rug"})):
+        judged = ranking_requests.judge(table(*viewed, *more, search), content)
+        assert set(judged.rows["item_id"]) == expected
+
+
+def test_the_types_of_the_shop_are_labels(own_events: None) -> None:
+    judged = ranking_requests.judge(
+        table(event(0, "play_trailer", "mug"), event(1, "view", "rug"), event(2, "report", "rug"))
+    )
+    assert labels(judged) == {"mug": (1, 0, 0)}
+
+
+def test_requests_are_read_from_days_of_any_age(settings: Settings) -> None:
+    """The older day was written before events had a category; the newer has an event about no item."""
+    lake = datasets.lake(settings)
+    day = START.date()
+    rows = [
+        {"event_id": f"e{n}", "user_id": "ann", "session_id": "s1", "item_id": "mug", "event": "view"}
+        | {"event_time": (START + pd.Timedelta(days=n)).to_pydatetime()}
+        for n in range(2)
+    ]
+    left = rows[1] | {"event_id": "e2", "item_id": None, "event": "unsubscribe", "category": "Home"}
+    left["event_time"] += pd.Timedelta(minutes=5)
+    old = pa.Table.from_pylist(rows[:1], EVENTS.arrow()).drop_columns(["query", "category", "brand"])
+    lake.write(datasets.EVENTS, day, old)
+    lake.write(datasets.EVENTS, day + timedelta(days=1), pa.Table.from_pylist([rows[1], left], EVENTS.arrow()))
+    mug = {"item_id": "mug", "title": "A mug", "category": "Home > Mugs", "created_at": START.to_pydatetime()}
+    for n, path in enumerate(("Toys", "Home > Mugs")):
+        goods = [mug | {"category": path, "available": True}]
+        lake.write(datasets.ITEMS, day + timedelta(days=n), pa.Table.from_pylist(goods, ITEMS.arrow()))
+    start = datetime(2026, 1, 10, tzinfo=UTC)
+    assert len(ranking_requests.read(lake, start, start + timedelta(days=1)).requests) == 1
+    assert len(ranking_requests.read(lake, start, start + timedelta(days=2)).requests) == 0

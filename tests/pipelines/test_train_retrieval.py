@@ -1,6 +1,7 @@
 """The contract of a trained retrieval model, on a shop of two tastes, and the gate that judges it."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -271,6 +272,44 @@ def test_two_workers_learn_what_one_process_does(
     assert other == "", "only the chief has a result"
     models = sorted(path.name for path in datasets.models_folder(world.settings).glob("retrieval/together*"))
     assert models == [together["artifact"]["version"]]
+
+
+KERNELS = ("Prescott", "Haswell", "Zen", "SkylakeX", "ARMV8", "NEOVERSEN1")  # of OpenBLAS
+ARCHITECTURE = "import numpy, threadpoolctl as t; print(t.ThreadpoolController().select(user_api='blas').info())"
+
+
+def kernels() -> list[str]:
+    """Core types by which OpenBLAS computes differently on this processor."""
+    named = {}
+    for kernel in KERNELS:
+        environment = os.environ | {"OPENBLAS_CORETYPE": kernel}
+        command = [sys.executable, "-c", ARCHITECTURE]
+        told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+        named.setdefault(told.partition("'architecture': ")[2].partition("}")[0], kernel)
+    return list(named.values())
+
+
+def test_the_kernels_of_a_processor_change_no_figure(world: World) -> None:
+    found = kernels()
+    if len(found) < 2:
+        pytest.skip(f"OpenBLAS has one kernel for this processor: {found}")
+    figures = []
+    for kernel in found[:2]:
+        run = RunId(f"on-{kernel}")
+        begun(world.settings, run)
+        options = {"day": tiny_shop.LAST, "run": run, **OPTIONS}
+        given = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+        environment = child_environment(
+            world.settings,
+            OPENBLAS_CORETYPE=kernel,
+            RECSYS_SERVICES__MLFLOW_URL=world.settings.mlflow_url,
+            PYTHONPATH=str(REPOSITORY),
+        )
+        command = [sys.executable, "-c", WORKER, *given]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        figures.append(json.loads(done.stdout)["metrics"]["last"])
+    assert figures[0] == pytest.approx(figures[1], abs=1e-3)
 
 
 def test_gate_passes_a_good_model_and_draws(world: World) -> None:

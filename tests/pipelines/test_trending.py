@@ -8,6 +8,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
@@ -67,9 +68,11 @@ def lists(
     **options: Any,
 ) -> dict[tuple[str, str], list[tuple[str, float]]]:
     """(scope, key) → [(item_id, score)] by rank."""
+    said, goods = frame(spark, schema.EVENTS, events), frame(spark, schema.ITEMS, items)
     found = trending.trending(
-        frame(spark, schema.EVENTS, events),
-        frame(spark, schema.ITEMS, items),
+        said,
+        trending.taken_back(said, goods, AS_OF),
+        goods,
         frame(spark, schema.USERS, users),
         AS_OF,
         **{"half_life_days": 1, **options},
@@ -85,9 +88,10 @@ def neighbours(
 ) -> dict[tuple[str, str], list[tuple[str, float, int]]]:
     """(kind, item_id) → [(other_id, lift, support)] by rank."""
     of_baskets = {name: options.pop(name) for name in ("basket_days", "basket_cap") if name in options}
+    said, goods = frame(spark, schema.EVENTS, events), frame(spark, schema.ITEMS, items)
     found = trending.covisitation(
-        trending.baskets_of(frame(spark, schema.EVENTS, events), AS_OF, **of_baskets),
-        frame(spark, schema.ITEMS, items),
+        trending.baskets_of(said, trending.taken_back(said, goods, AS_OF), AS_OF, **of_baskets),
+        goods,
         **{"min_support": 1, "shrinkage": 0, **options},
     ).collect()
     answer: dict[tuple[str, str], list[tuple[str, float, int]]] = {}
@@ -108,6 +112,41 @@ def test_a_score_is_the_weight_halved_per_half_life(spark: SparkSession) -> None
 
 def test_impressions_and_skips_say_nothing(spark: SparkSession) -> None:
     assert lists(spark, [event("mug", "impression"), event("mug", "skip")], [MUG]) == {}
+
+
+def test_what_was_taken_back_is_no_yes(spark: SparkSession) -> None:
+    bought = [event("mug", "purchase", 2), event("cup", "purchase", 2), event("cup", "view", 1, "bob")]
+    back = [
+        event("mug", "return", 1),
+        event("cup", "add_to_cart", 1.5, "bob"),
+        event("cup", "remove_from_cart", 1, "bob"),
+    ]
+    assert lists(spark, bought + back, [MUG, CUP])["global", ""] == [("cup", 1.5)]
+    assert neighbours(spark, bought + back, [MUG, CUP]) == {}
+    assert set(neighbours(spark, [*bought, *back, event("mug", "purchase", 0.5)], [MUG, CUP])) == {
+        ("bought", "mug"), ("bought", "cup")
+    }  # fmt: skip
+    left = event("", "unsubscribe", 1) | {"item_id": None, "category": "Home"}
+    search = event("", "search", 1) | {"item_id": None}
+    assert lists(spark, [*bought, left, search], [MUG, CUP])["global", ""] == [("cup", 0.5)]
+
+
+def test_a_no_lowers_but_one_visitor_buries_nothing(spark: SparkSession) -> None:
+    liked = [event("mug", "purchase", 1, f"u{n}") for n in range(20)] + [event("cup", "view", 1)]
+    angry = [event(name, "dislike", 1 + n / 100, "bob") for name in ("mug", "cup") for n in range(50)]
+    found = dict(lists(spark, liked + angry, [MUG, CUP])["global", ""])
+    # P = 40 and 0.5, and of bob's fifty noes to each the newest alone: N = 2.
+    assert found == {"mug": pytest.approx(40 * 40 / 42), "cup": pytest.approx(0.5 * 0.5 / 2.5)}
+    undone = [event(name, "undo", 0.5, "bob") for name in ("mug", "cup")]
+    assert lists(spark, liked + angry + undone, [MUG, CUP]) == lists(spark, liked, [MUG, CUP])
+    many = [event("cup", "dislike", 1, f"u{n}") for n in range(20)]
+    assert 0 < dict(lists(spark, liked + many, [MUG, CUP])["global", ""])["cup"] < 0.01
+
+
+def test_the_types_of_the_shop_count_by_weight_and_polarity(spark: SparkSession, own_events: None) -> None:
+    told = [event("mug", "play_trailer"), event("cup", "view", 1), event("cup", "report", 1, "bob")]
+    found = dict(lists(spark, told, [MUG, CUP])["global", ""])
+    assert found == {"mug": pytest.approx(0.25), "cup": pytest.approx(0.5 * 0.5 / 1.5)}
 
 
 def test_each_scope_has_its_own_list(spark: SparkSession) -> None:
@@ -261,3 +300,14 @@ def test_the_stage_names_what_is_missing(
         trending.main(trending.Params(day=DAY, run="r1"), settings)
     monkeypatch.setenv("RECSYS_STORAGE__ROOT", settings.storage.root)
     assert stage.run("trending", ["--day", str(DAY), "--run", "r1"]) is Exit.BAD_DATA
+
+
+def test_a_day_written_before_a_column_existed_is_read(settings: Settings, spark: SparkSession) -> None:
+    yesterday = DAY - timedelta(1)
+    publish(settings, {yesterday: [event("mug", days=1.5)], DAY: [event("cup", days=0.5)]}, [MUG, CUP])
+    lake = datasets.lake(settings)
+    lake.write(datasets.EVENTS, yesterday, lake.read(datasets.EVENTS, yesterday).drop_columns(["category", "brand"]))
+    lake.write(datasets.EVENTS, DAY, lake.read(datasets.EVENTS, DAY).drop_columns(["query"]))
+    trending.main(trending.Params(day=DAY, run="r1"), settings)
+    rows = lake.read(datasets.TRENDING, DAY).filter(pc.field("scope") == "global")
+    assert rows["item_id"].to_pylist() == ["cup", "mug"]

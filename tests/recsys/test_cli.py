@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from models import release
+from pipelines import acceptance, datasets
 from recsys import airflow, cli, local, progress, tour
 from recsys import settings as configuration
-from recsys.errors import Exit
+from recsys.errors import Exit, UsageError
 from recsys.local import ServiceStatus
 from recsys.settings import Settings
 from serving.api import auth, tokens
@@ -166,6 +167,18 @@ def test_simulate_answers_with_what_it_made(root: Path) -> None:
     assert made["out"] == str(root / "sources" / "simulator")
     assert made["plan"]["days"] == 2
     assert (root / "sources" / "simulator" / "meta.json").exists()
+
+
+def test_an_accepted_day_is_kept_with_who_when_and_why(root: Path) -> None:
+    [first, second] = answer("data", "accept", "2009-12-23", "2009-12-24", "--reason", "closed at noon")
+    assert (first["day"], second["day"], first["why"]) == ("2009-12-23", "2009-12-24", "closed at noon")
+    assert first["who"]
+    kept = acceptance.read(datasets.Lake(root))
+    assert [asdict(one) for one in kept.values()] == [first, second]
+    for wrong in (["23.12.2009", "--reason", "x"], ["2009-12-23", "--reason", " "]):
+        with pytest.raises(UsageError):
+            CliRunner().invoke(cli.app, ["data", "accept", *wrong], catch_exceptions=False)
+    assert len(acceptance.read(datasets.Lake(root))) == 2
 
 
 @pytest.fixture

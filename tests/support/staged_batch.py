@@ -8,8 +8,10 @@ from typing import Any
 import pyarrow as pa
 
 from feature_repo import events as schema
-from pipelines import datasets, quality, stage
+from pipelines import datasets, intake, quality, stage
+from pipelines.batch import Batch
 from pipelines.datasets import RunId
+from pipelines.sources.clock import OLDEST
 from recsys.settings import Settings
 
 DAY = date(2026, 3, 10)
@@ -65,17 +67,22 @@ def stage_batch(
     events: Sequence[Row] | pa.Table = GOOD,
     items: Sequence[Row] = ITEMS,
     users: Sequence[Row] = USERS,
-    since: date | None = None,
+    strays: Sequence[Row] = (),
+    whole: bool = True,
+    **facts: Any,
 ) -> None:
-    """Leave the staged tables and the result that ingest would."""
-    result = datasets.run_folder(settings, RUN) / "ingest.json"
-    result.parent.mkdir(parents=True, exist_ok=True)
-    told = {"source": "test", "fingerprint": "f", "since_asked": None, "since": since and since.isoformat()}
-    result.write_text(json.dumps(told))
+    """Leave the staged tables and the facts that ingest would; days of good times are the batch."""
     lake = datasets.lake(settings)
     for table, rows in ((schema.EVENTS, events), (schema.ITEMS, items), (schema.USERS, users)):
         staged = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(list(rows), schema=loose(table))
         lake.write(datasets.STAGED[table.name], RUN, staged)
+    lake.write(datasets.STAGED_STRAYS, RUN, pa.Table.from_pylist(list(strays), intake.STRAYS))
+    times = lake.read(datasets.STAGED_EVENTS, RUN, ["event_time"])["event_time"].drop_null()
+    days = {time.date(): f"{time.date()}" for time in times.to_pylist() if OLDEST <= time.date() <= DAY} or {DAY: "0:0"}
+    facts = {"made_of": days} | facts
+    Batch(**{"whole": tuple(facts["made_of"]) if whole else ()} | facts).write(settings, RUN)
+    told = {"source": "test", "fingerprint": "f", "since_asked": None}
+    (datasets.run_folder(settings, RUN) / "ingest.json").write_text(json.dumps(told))
 
 
 def run(settings: Settings, **options: Any) -> stage.Result:

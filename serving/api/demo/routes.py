@@ -4,7 +4,8 @@ import secrets
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import quote, urlencode, urlunsplit
 
 from fastapi import APIRouter, Depends, Form, Request, Response
@@ -12,6 +13,7 @@ from fastapi.responses import FileResponse, RedirectResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from feature_repo import shoppers
+from feature_repo.dismissals import CATEGORY
 from feature_repo.events import EventType, top_category
 from feature_repo.shoppers import Shopper
 from recsys.errors import Retryable
@@ -30,17 +32,36 @@ ASSETS = Path(__file__).with_name("assets")
 EXAMPLES = 6  # known users to choose from
 ASKED = 20  # categories in the survey, as many as one may state
 LATELY = 8  # items of the history that a page names
-SAID: Mapping[str, str] = {EventType.ADD_TO_CART: "{} is in your cart.", EventType.PURCHASE: "You bought {}."}
+SAID: Mapping[str, str] = {
+    EventType.ADD_TO_CART: "{} is in your cart.",
+    EventType.PURCHASE: "You bought {}.",
+    EventType.REMOVE_FROM_CART: "{} is out of your cart.",
+    EventType.DISLIKE: "{} is not shown to you any more.",
+    EventType.UNSUBSCRIBE: "{} is not shown to you any more.",
+    EventType.UNDO: "{} is back.",
+}
+UNDONE = (EventType.REMOVE_FROM_CART, EventType.DISLIKE, EventType.UNSUBSCRIBE)
+SOLD = (EventType.ADD_TO_CART, EventType.PURCHASE, EventType.REMOVE_FROM_CART)  # events with a price
 BACK = {"front": "/demo", "product": "/demo/product", "cart": "/demo/cart"}
 
 
 class Deed(BaseModel):
-    """What a visitor did, as a form sends it: to which items, shown where, and the page to go on with."""
+    """What a visitor did, as a form sends it: to which items or which category, shown where, and the page to go on
+    with."""
 
     model_config = ConfigDict(extra="forbid")
 
-    event: Literal[EventType.CLICK, EventType.ADD_TO_CART, EventType.PURCHASE]
-    item_id: list[Id] = Field(min_length=1, max_length=100)
+    event: Literal[
+        EventType.CLICK,
+        EventType.ADD_TO_CART,
+        EventType.REMOVE_FROM_CART,
+        EventType.PURCHASE,
+        EventType.DISLIKE,
+        EventType.UNSUBSCRIBE,
+        EventType.UNDO,
+    ]
+    item_id: list[Id] = Field(default_factory=list, max_length=100)
+    category: Id = ""
     surface: Id | None = None
     position: int | None = Field(None, ge=0, le=1000)
     request_id: Id | None = None
@@ -61,7 +82,8 @@ async def front(request: Request, who: Current, category: Id = "", notice: Id = 
     departments = shelves.departments(live)
     known = shopper or Shopper()
     liked = [*known.preferences, *known.profile.favourites, *departments]
-    chosen = category or next((name for name in liked if name in live.known), "")
+    gone = _unsubscribed(known)
+    chosen = category or next((name for name in liked if name in live.known and name not in gone), "")
     found = await shelves.front(request, who, known, chosen, live)
     return await _page(
         "front.html",
@@ -186,10 +208,13 @@ async def act(request: Request, who: Current, deed: Annotated[Deed, Form()]) -> 
     """Send events, as POST /api/v1/events does: on the disk, and known to the next page, before the answer."""
     live, receiver = _live(request), request.app.state.parts.receiver
     _check(deed.item_id, live)
-    await events.take([_event(item, deed, who, live) for item in deed.item_id], receiver)
+    about = [deed.category] if deed.category else deed.item_id
+    if not about or (deed.category and (deed.item_id or deed.event not in (EventType.UNSUBSCRIBE, EventType.UNDO))):
+        raise Problem(422, "no-target", f"{deed.event} needs item_id, or unsubscribe and undo category, and not both")
+    await events.take([_event(name, deed, who, live) for name in about], receiver)
     if deed.event is EventType.CLICK:
         return _go("/demo/product", item_id=deed.item_id[0])
-    told = {"notice": deed.event, "done": deed.item_id[0]}
+    told = {"notice": deed.event, "done": about[0]}
     of_product = {"item_id": deed.about} if deed.back == "product" else {}
     return _go(BACK[deed.back], anchor=f"on-{deed.surface}" if deed.surface else "", **told, **of_product)
 
@@ -200,15 +225,19 @@ def _check(items: Sequence[str], live: LiveRelease) -> None:
         raise Problem(404, "unknown-item", f"no item {unknown[0]!r} in release {live.release_id}")
 
 
-def _event(item_id: str, deed: Deed, who: Visitor, live: LiveRelease) -> BaseModel:
-    price = recommendations.described(live.catalogue.row_of[item_id], live)["price"]
-    sold = {} if deed.event is EventType.CLICK else {"value": price, "quantity": 1}
+def _event(name: str, deed: Deed, who: Visitor, live: LiveRelease) -> BaseModel:
+    """An event about an item, or about the category of the form."""
+    sold: dict[str, Any] = {}
+    if deed.event in SOLD:
+        price = recommendations.described(live.catalogue.row_of[name], live)["price"]
+        sold = {"value": price, "quantity": 1}
     shown = deed.model_dump(include={"surface", "position", "request_id"})
     return events.Event(
         event_id=f"demo-{secrets.token_hex(12)}",
         user_id=who.user_id or None,
         session_id=who.session_id,
-        item_id=item_id,
+        item_id=None if deed.category else name,
+        category=deed.category or None,
         event=deed.event.value,
         region=who.region or None,
         event_time=datetime.now(UTC),
@@ -221,11 +250,21 @@ def _go(path: str, *, anchor: str = "", **query: str) -> RedirectResponse:
     return RedirectResponse(urlunsplit(("", "", path, urlencode(query), quote(anchor))), 303)
 
 
-def _notice(notice: str, done: str, live: LiveRelease) -> str:
-    """What the page says was done."""
+class Notice(NamedTuple):
+    """What the page says was done, and the fields of a form that takes it back; none where nothing does."""
+
+    text: str
+    undo: Mapping[str, str] = MappingProxyType({})
+
+
+def _notice(notice: str, done: str, live: LiveRelease) -> Notice | None:
     if notice == "survey":
-        return "Thank you. The shelves below know what you like."
-    return SAID[notice].format(shelves.title_of(done, live)) if notice in SAID else ""
+        return Notice("Thank you. The shelves below know what you like.")
+    if notice not in SAID:
+        return None
+    target = "item_id" if done in live.catalogue.row_of else "category"
+    undo = {"event": EventType.UNDO.value, target: done} if notice in UNDONE else {}
+    return Notice(SAID[notice].format(shelves.title_of(done, live)), undo)
 
 
 def _live(request: Request) -> LiveRelease:
@@ -234,16 +273,27 @@ def _live(request: Request) -> LiveRelease:
 
 async def _shopper(request: Request, who: Visitor) -> Shopper | None:
     """The visitor as the online store knows them; None while it is away."""
-    live, store = _live(request), request.app.state.parts.store
+    live, parts = _live(request), request.app.state.parts
     now = live.now(datetime.now(UTC).timestamp())
     try:
-        return await shoppers.read(store, who.user_id, who.session_id, now)
+        return await shoppers.read(parts.store, who.user_id, who.session_id, now, parts.settings.dismissals)
     except Retryable:
         return None
 
 
+def _unsubscribed(shopper: Shopper) -> list[str]:
+    """Categories that the shopper does not want to see."""
+    return [no.name for no in shopper.dismissed if no.scope == CATEGORY and no.hides]
+
+
 async def _page(
-    template: str, request: Request, who: Visitor, shopper: Shopper | None, *, notice: str = "", **context: Any
+    template: str,
+    request: Request,
+    who: Visitor,
+    shopper: Shopper | None,
+    *,
+    notice: Notice | None = None,
+    **context: Any,
 ) -> Response:
     live, known = _live(request), shopper or Shopper()
     hues = {name: place % view.HUES for place, name in enumerate(shelves.departments(live))}
@@ -253,6 +303,7 @@ async def _page(
         shopper=shopper,
         cart=known.cart,
         bought=known.bought,
+        hidden=_unsubscribed(known),
         lately=[shelves.title_of(item, live) for item in known.items[:LATELY]],
         release=live.release,
         hue=lambda category: hues.get(top_category(category), 0),

@@ -2,7 +2,9 @@
 
 from collections import Counter
 
+from feature_repo.dismissals import CATEGORY
 from feature_repo.events import top_category
+from serving.api.filters import above
 from serving.api.sources import popular
 from serving.api.sources.candidates import Candidates
 from serving.api.visit import Visit
@@ -12,8 +14,9 @@ CATEGORIES = 5  # as many as a survey asks for and a page can show
 
 async def propose(visit: Visit, quota: int) -> list[Candidates] | None:
     """The categories take turns, so that each has its share of a quota."""
-    stated = [name for name in visit.shopper.preferences if name in visit.live.known]
-    names = (stated or _favourites(visit))[:CATEGORIES]
+    gone = {no.name for no in visit.shopper.dismissed if no.scope == CATEGORY and no.hides}
+    stated = [name for name in visit.shopper.preferences if name in visit.live.known and gone.isdisjoint(above(name))]
+    names = [name for name in stated or _favourites(visit) if gone.isdisjoint(above(name))][:CATEGORIES]
     if not names:
         return []
     each = -(-quota // len(names))
@@ -27,6 +30,7 @@ def _favourites(visit: Visit) -> list[str]:
     if visit.shopper.profile.favourites:
         return list(visit.shopper.profile.favourites)
     live = visit.live
-    rows = [row for item_id in visit.shopper.watched if (row := live.catalogue.row_of.get(item_id)) is not None]
+    liked = visit.shopper.watched - visit.shopper.refused
+    rows = [row for item_id in liked if (row := live.catalogue.row_of.get(item_id)) is not None]
     counts = Counter(top_category(live.category(row)) for row in rows)
     return sorted(counts, key=lambda name: (-counts[name], name))

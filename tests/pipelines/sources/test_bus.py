@@ -71,13 +71,23 @@ def test_bad_lines_are_set_aside_with_their_reason_and_the_others_are_read(tmp_p
     assert len((tmp_path / "aside.jsonl").read_text().splitlines()) == len(BAD)
 
 
-def test_late_events_are_counted_and_stay_in_the_bus(tmp_path: Path) -> None:
-    _segment(tmp_path, [json.dumps(GOOD).encode()])
-    source = Bus(tmp_path)
-    assert _ids(source, since=datetime(2026, 1, 6, tzinfo=UTC)) == []
-    assert source.late == 1
-    assert _ids(source, since=datetime(2026, 1, 5, tzinfo=UTC)) == ["a1"]
-    assert source.late == 0
+def test_what_was_received_at_a_wrong_time_is_no_event_of_its_day(tmp_path: Path) -> None:
+    moment = datetime(2026, 3, 1, tzinfo=UTC)
+    ages = {
+        "on time": timedelta(days=30),
+        "late": timedelta(days=30, seconds=1),
+        "ahead": -timedelta(days=1, seconds=1),
+    }
+    lines = [
+        GOOD | {"event_id": name, "ingested_at": moment.isoformat(), "event_time": (moment - age).isoformat()}
+        for name, age in ages.items()
+    ]
+    unknown = {name: value for name, value in GOOD.items() if name != "ingested_at"} | {"event_id": "says nothing"}
+    _segment(tmp_path, [json.dumps(line).encode() for line in (*lines, unknown)])
+    assert _ids(Bus(tmp_path)) == ["on time", "says nothing"]
+    strays = {reason: batch.column("event_id").to_pylist() for reason, batch in Bus(tmp_path).strays()}
+    assert strays == {"late": ["late"], "future": ["ahead"]}
+    assert Bus(tmp_path).last() == moment - timedelta(days=30)
 
 
 def test_the_catalogue_is_the_newest_published_one(settings: Settings, tiny_shop: Path) -> None:
@@ -130,7 +140,6 @@ def test_only_the_days_of_the_window_are_read_from_the_lake(tmp_path: Path) -> N
     assert len(source.files()) == 3
     assert _ids(source, datetime(2026, 1, 5, tzinfo=UTC), datetime(2026, 1, 6, tzinfo=UTC)) == ["a5"]
     assert [path.parent.name for path in source.files()] == ["day=2026-01-05"]
-    assert source.late == 0
 
 
 def test_a_late_event_is_still_there_when_its_day_is_run_again(tmp_path: Path) -> None:

@@ -221,3 +221,16 @@ def test_the_real_file_is_counted_as_the_published_split_counts_it(settings: Set
     }
     assert facts["rows"] + sum(facts["dropped"].values()) == 525_461
     assert (facts["first_day"], facts["last_day"]) == ("2009-12-01", "2010-12-09")
+
+
+def test_short_rows_and_errors_of_formulas_are_empty_cells(tmp_path: Path) -> None:
+    book = openpyxl.Workbook(write_only=True)
+    sheet = book.create_sheet("Data")
+    line = ["489434", "85048", "MUG", 12, datetime(2009, 12, 1, 7, 45), 6.95]
+    for row in (HEADER, line, [*line[:5], 7.5, "#N/A", "#REF!"], [*line[:5], 8.5, 13085, UK]):
+        sheet.append(row)
+    path = tmp_path / "retail.xlsx"
+    book.save(path)
+    found = _events(OnlineRetail(path, tmp_path / "work")).sort_values("value")
+    assert found["value"].tolist() == [6.95, 7.5, 8.5]
+    assert found["user_id"].fillna("").tolist() == ["", "", "13085"]

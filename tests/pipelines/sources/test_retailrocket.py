@@ -78,8 +78,24 @@ def test_an_unknown_event_type_is_named(shop: Path) -> None:
 
 def test_a_circle_in_the_tree_is_refused(shop: Path) -> None:
     (shop / "category_tree.csv").write_text("categoryid,parentid\n1016,213\n213,1016\n")
-    with pytest.raises(BadData, match="its own ancestor"):
+    with pytest.raises(BadData, match="category 1016 is its own ancestor: 1016 > 213 > 1016"):
         list(RetailRocket(shop).items(sources.END))
+
+
+def test_a_circle_that_no_item_is_in_harms_nobody(shop: Path) -> None:
+    (shop / "category_tree.csv").write_text("categoryid,parentid\n1016,213\n213,\n8,9\n9,8\n")
+    assert "Category 213 > Category 1016" in _categories(shop)
+
+
+def test_a_deep_tree_is_no_circle(shop: Path) -> None:
+    levels = "".join(f"{k + 1},{k}\n" for k in range(25))
+    (shop / "category_tree.csv").write_text(f"categoryid,parentid\n1016,25\n{levels}0,\n")
+    path = " > ".join(f"Category {k}" for k in [*range(26), 1016])
+    assert path in _categories(shop)
+
+
+def _categories(shop: Path) -> set[str]:
+    return {row["category"] for batch in RetailRocket(shop).items(sources.END) for row in batch.to_pylist()}
 
 
 @pytest.mark.parametrize("name", ["events.csv", "category_tree.csv"])

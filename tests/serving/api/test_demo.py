@@ -115,6 +115,38 @@ async def test_a_deed_is_an_event_on_the_disk(world: Any, demo: httpx.AsyncClien
     assert event["session_id"].startswith("demo-")
 
 
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        ({"event": "dislike", "item_id": "i9", "request_id": "page-1"}, {"item_id": "i9", "request_id": "page-1"}),
+        ({"event": "unsubscribe", "category": "Toys > big"}, {"category": "Toys > big"}),
+        ({"event": "undo", "category": "Toys > big"}, {"category": "Toys > big"}),
+    ],
+)
+async def test_a_no_is_an_event_without_a_price(world: Any, demo: Any, form: Any, expected: dict[str, str]) -> None:
+    assert (await demo.post("/demo/deed", data=form)).status_code == 303
+    world.app.state.parts.event_log.close()
+    [segment] = (Path(world.settings.storage.root) / "bus" / "events").glob("*.jsonl")
+    [event] = [json.loads(line) for line in segment.read_text().splitlines()]
+    told = {name: event.get(name) for name in ("item_id", "category", "request_id", "value") if event.get(name)}
+    assert (event["event"], told) == (form["event"], expected)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"event": "dislike"},
+        {"event": "dislike", "category": "Toys"},
+        {"event": "undo", "category": "Toys", "item_id": "i9"},
+        {"event": "purchase"},
+    ],
+)
+async def test_a_deed_to_nothing_or_to_two_things_is_refused(world: Any, demo: Any, form: dict[str, str]) -> None:
+    answer = await demo.post("/demo/deed", data=form)
+    assert (answer.status_code, "needs item_id" in answer.text) == (422, True)
+    assert await accepted(world) == 0
+
+
 async def test_a_deed_leads_only_to_pages_of_the_storefront(demo: httpx.AsyncClient) -> None:
     click = await demo.post("/demo/deed", data=DEED | {"event": "click"})
     assert click.headers["location"] == "/demo/product?item_id=i9"

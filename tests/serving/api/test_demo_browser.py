@@ -158,6 +158,42 @@ async def test_the_cart_has_a_shelf_and_what_is_bought_is_marked(front: Front) -
     await expect(front.shelf("Similar").locator('[data-item="i59"] .state')).to_have_text("Bought")
 
 
+async def test_an_item_of_no_interest_leaves_every_shelf_until_undone(front: Front) -> None:
+    await front.be("ann")
+    first = front.shelf("Home").locator("[data-item]").first
+    item_id, title = await first.get_attribute("data-item"), await first.locator(".title").inner_text()
+    await first.get_by_role("button", name=f"Not interested in {title}").click()
+    await expect(front.page.get_by_role("status")).to_contain_text(f"{title} is not shown to you any more.")
+    await expect(front.page.locator(f'[data-item="{item_id}"]')).to_have_count(0)
+    await front.page.get_by_role("button", name="Undo").click()
+    await expect(front.page.get_by_role("status")).to_have_text(f"{title} is back.")
+    assert item_id in await front.items("Home")
+
+
+async def test_a_category_of_no_interest_is_gone_until_it_is_wanted_again(front: Front) -> None:
+    await front.be("ann")
+    await front.page.get_by_label("Look into a category").select_option("Toys")
+    await front.page.get_by_role("button", name="Show", exact=True).click()
+    await front.page.get_by_role("button", name="Not interested in Toys", exact=True).click()
+    await expect(front.page.get_by_role("status")).to_contain_text("Toys is not shown to you any more.")
+    await expect(front.page.locator(".known")).to_contain_text("Not shown")
+    assert not [item for item in await front.items("Home") if int(item[1:]) % 4 == 0]
+    await front.page.get_by_role("button", name="Show Toys again").click()
+    await expect(front.page.get_by_role("status")).to_have_text("Toys is back.")
+    assert [item for item in await front.items("Home") if int(item[1:]) % 4 == 0]
+
+
+async def test_what_is_removed_from_the_cart_is_out_of_it_until_undone(front: Front) -> None:
+    await front.go("/product?item_id=i5")
+    await front.page.get_by_role("button", name="Add to cart", exact=True).click()
+    await front.go("/cart")
+    await front.page.get_by_role("button", name="Remove Thing 5 from the cart").click()
+    await expect(front.page.get_by_role("status")).to_contain_text("Thing 5 is out of your cart.")
+    await expect(front.page.get_by_text("It is empty.")).to_be_visible()
+    await front.page.get_by_role("button", name="Undo").click()
+    await expect(front.page.locator(".lines li").first).to_contain_text("Thing 5")
+
+
 async def test_why_an_item_is_shown_opens_by_keyboard(front: Front) -> None:
     await front.be("ann")
     card = front.shelf("Home").locator("[data-item]").first

@@ -62,6 +62,16 @@ async def test_a_batch_is_taken_in_its_order(world: Any) -> None:
     assert [line["event"] for line in logged(world.settings.storage.root)] == list(schema.EVENT_TYPES)
 
 
+async def test_the_shops_own_types_are_taken_and_documented(own_events: None, world: Any) -> None:
+    assert (await post(world, EVENT | {"event": "play_trailer"})).status_code == 202
+    refused = await post(world, EVENT | {"event_id": "e2", "event": "play_trailers"})
+    assert refused.status_code == 400
+    assert "'report'" in json.dumps(refused.json())
+    document = (await world.http.get("/openapi.json")).json()
+    enum = document["components"]["schemas"]["Event"]["properties"]["event"]["enum"]
+    assert enum == [*schema.EventType, "play_trailer", "report"]
+
+
 async def test_a_repeated_event_is_no_second_event(world: Any) -> None:
     await post(world, EVENT)
     reordered = dict(reversed(EVENT.items())) | {"event_time": "2024-02-29T13:00:00+01:00"}  # the same moment

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feature_repo import transforms
+from feature_repo.dismissals import Dismissal
 from recsys.inference import HEADS, RankingResponse
 from recsys.settings import Settings
 from serving.api import followed
@@ -220,14 +221,26 @@ async def test_a_release_that_serves_no_more_explains_nothing(world: Any, shop: 
 def test_a_dossier_is_read_as_it_was_kept(n: int, dim: int) -> None:
     rng = np.random.default_rng(n)
     asked, surface = {"user_id": "ann"}, {"about": "shopper", "phase": 1, "sources": {"popular": 10}}
-    visit = Snapshot("q", 7.5, asked, surface, {}, {"items": ["i1"]}, ["Toys"], ["7\tview\ti2"], 1)
+    visit = Snapshot(
+        "q",
+        7.5,
+        asked,
+        surface,
+        {},
+        {"items": ["i1"]},
+        ["Toys"],
+        ["7\tview\ti2"],
+        1,
+        (Dismissal(7, "unsubscribe", "brand", "b"),),
+    )
     shown = [
         Shown("i1", 0.25, "personal", ["personal", "feed"], "Picked for you", 1.0, {}, []),
         Shown("ü", 0.0, "explore", ["explore"], "Exploring", 0.5, {"name": "thompson"}, [0.25]),
     ]
+    laid = [Laid("e1", ["i3"], (Dismissal(7, "skip", "item", "i5", False),))]
     facts = Facts(
         "r1", "home", Rung.RANKED, "ann", True, 0.5, [Proposer("popular", "region", "Norway")], ["seen"], 5, {"new": 7},
-        '{"é": 1}', ["", "i9"], ["", "view"], visit, [Exposure("e", "a", "user")], shown, [Laid("e1", ["i3"])], True,
+        '{"é": 1}', ["", "i9"], ["", "view"], visit, [Exposure("e", "a", "user")], shown, laid, True,
     )  # fmt: skip
     own, retrieval, heads, score, relevance = (rng.random(s).astype(np.float32) for s in (n, n, (n, 4), n, n))
     kept = Dossier(

@@ -145,7 +145,8 @@ def offline(shop: Settings, release: Release) -> ranking_examples.Examples:
 
 def viewed(item: str) -> Deeds:
     """A view of an item in the second before the request."""
-    return Deeds(np.array([item], object), np.array(["view"], object), np.array([int(NOW.timestamp()) - 1]))
+    moment = np.array([int(NOW.timestamp()) - 1])
+    return Deeds(np.array([item], object), np.array(["view"], object), moment, np.empty((1, 0)))
 
 
 def request_of(visitor: Visitor, online: Online) -> RankingRequest:
