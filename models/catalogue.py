@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from feature_repo.events import ITEMS
 
+UNAVAILABLE = "unavailable.json"
 Ranked = Sequence[tuple[str, float]]
 
 
@@ -29,11 +30,14 @@ class Catalogue:
         items: columns of `feature_repo.events.ITEMS`, then `names.ITEM_STATS`, then the times of `item_stats`.
         popular: the trending lists at release time, scope → key → [(item_id, score)]; the last rung of the ladder.
         meta: facts about the data, such as `allow_repeats`.
+        unavailable: ids that the build knew and left out, because they cannot be bought or watched; None where an older
+            build did not say.
     """
 
     items: pa.Table
     popular: Mapping[str, Mapping[str, Ranked]]
     meta: Mapping[str, Any]
+    unavailable: frozenset[str] | None = None
 
     @cached_property
     def ids(self) -> NDArray[np.object_]:
@@ -79,13 +83,24 @@ class Catalogue:
         every = pa.concat_tables([self.items, pa.Table.from_pylist(now, self.items.schema)])
         return replace(self, items=every.take(order))
 
+    def contains(self, item_id: str, item: Mapping[str, Any] | None) -> bool:
+        """Whether the catalogue says of an item what a change says, so that the change would change nothing."""
+        row = self.row_of.get(item_id)
+        if row is None or item is None or not _sold(item):
+            return row is None and not _sold(item)
+        held = self.items.slice(row, 1).to_pylist()[0]
+        return all((held[name] or None) == (item[name] or None) for name in ITEMS.names)
+
 
 def _sold(item: Mapping[str, Any] | None) -> bool:
     return item is not None and bool(item["available"])
 
 
-def write(folder: Path, items: pa.Table, popular: Mapping[str, Mapping[str, Ranked]]) -> None:
+def write(
+    folder: Path, items: pa.Table, popular: Mapping[str, Mapping[str, Ranked]], unavailable: Sequence[str] = ()
+) -> None:
     """Write the files of a catalogue artifact."""
+    (folder / UNAVAILABLE).write_text(json.dumps(list(unavailable)))
     pyarrow.parquet.write_table(items, folder / "items.parquet", compression="zstd")
     (folder / "popular.json").write_text(json.dumps(popular))
 
@@ -94,4 +109,6 @@ def read(folder: Path, meta: Mapping[str, Any]) -> Catalogue:
     """Read what `write` wrote; `meta` is that of the artifact's manifest."""
     items = pyarrow.parquet.read_table(folder / "items.parquet")
     popular = json.loads((folder / "popular.json").read_text())
-    return Catalogue(items, popular, meta)
+    left_out = folder / UNAVAILABLE
+    unavailable = frozenset(json.loads(left_out.read_text())) if left_out.exists() else None
+    return Catalogue(items, popular, meta, unavailable)

@@ -7,14 +7,15 @@ parent, so that no release can pair it with the towers of another run.
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet
 from numpy.typing import NDArray
 from pydantic import Field
@@ -57,7 +58,9 @@ def build(params: Params, settings: Settings) -> stage.Result:
     built = index.Index.build(items.column("item_id").to_numpy(), vectors)
 
     facts = {"allow_repeats": bool(stage.result_of(settings, params.run, "features")["allow_repeats"])}
-    shown = _write_catalogue(params, settings, items, popular(lake.read(datasets.TRENDING, params.day)), facts)
+    left_out = _unavailable(lake, params.day)
+    lists = popular(lake.read(datasets.TRENDING, params.day))
+    shown = _write_catalogue(params, settings, items, lists, left_out, facts)
     parents = {"retrieval": retrieval.manifest.version}
     made = _write_index(params, settings, built, parents)
     version = retrieval.manifest.version
@@ -75,16 +78,23 @@ def popular(trending: pa.Table) -> dict[str, dict[str, catalogue.Ranked]]:
     return {scope: dict(keys) for scope, keys in lists.items()}
 
 
+def _unavailable(lake: Lake, day: date) -> list[str]:
+    rows = lake.read(datasets.ITEMS, day, ["item_id", "available"])
+    left_out: list[str] = rows.filter(pc.invert(rows.column("available"))).column("item_id").to_pylist()
+    return sorted(left_out)
+
+
 def _write_catalogue(
     params: Params,
     settings: Settings,
     items: pa.Table,
     lists: Mapping[str, Mapping[str, catalogue.Ranked]],
+    left_out: Sequence[str],
     facts: dict[str, Any],
 ) -> artifact.Artifact:
     as_of = datasets.end_of(params.day).isoformat()
     with artifact.draft(datasets.models_folder(settings), kind="catalogue", run=params.run, as_of=as_of) as draft:
-        catalogue.write(draft.path, items, lists)
+        catalogue.write(draft.path, items, lists, left_out)
         draft.meta.update(facts, items=items.num_rows)
     return draft.finished
 

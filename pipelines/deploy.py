@@ -21,7 +21,7 @@ from pydantic import Field
 
 from models import artifact, catalogue
 from models.release import Reference, Release, ReleaseId
-from pipelines import datasets, ledger, registry, shadow, smoke, stage, traffic
+from pipelines import contained, datasets, ledger, registry, shadow, smoke, stage, traffic
 from pipelines.backend import Backend
 from pipelines.ledger import Ledger
 from pipelines.local_backend import LocalBackend
@@ -95,8 +95,9 @@ def deploy(params: Params, settings: Settings, backend: Backend, at: Step = log.
         at("registry")
         registry.promote(settings, made, live)
         at("prune")
+        forgotten = contained.forget(settings, book, params.keep)
         pruned = [path.name for path in book.prune(params.keep)]
-    return {"release": asdict(made), "deployed": True, "pruned": pruned, **tried}
+    return {"release": asdict(made), "deployed": True, "pruned": pruned, "forgotten_changes": forgotten, **tried}
 
 
 def rollback(settings: Settings, reason: str, backend: Backend | None = None) -> Release:

@@ -35,7 +35,8 @@ from pipelines.sources.bus import LATE
 
 REASONS = "_reasons"  # the names of all rules that a row breaks
 COPY = "_copy"  # "identical" or "conflicting" where an earlier row has the same key
-KNOWN_ITEM = "_known_item"  # whether the catalogue has the item
+KNOWN_ITEM = "_known_item"  # whether the catalogue has the item, or had it
+LISTED_ITEM = "_listed_item"  # whether today's source has the item
 CLOCK = "_clock"  # what ingest found wrong with the time: "future", "too_old", "late", or null
 FIRST_DAY = "_first_day"  # of a copy: the day of the row that is kept
 KNOWN_USER = "_known_user"  # whether the users table has the user; true for anonymous visitors
@@ -73,6 +74,13 @@ class Limits(BaseModel):
     max_unknown: float = Field(
         0.01, ge=0, le=1, description="share of rows with an unknown event type; more is a new release of a client"
     )
+    max_unlisted: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of events whose item has left the catalogue; more is another shop's, or ids"
+        " that are written in another way; raise it for an assortment that changes faster",
+    )
     min_volume: float = Field(
         0.25,
         ge=0,
@@ -101,6 +109,7 @@ class Rule:
         quarantine: False where such rows are fine, and only counted.
         among: SQL predicate of the rows that `limit` is a share of.
         allowed: so many rows may break it whatever their share: the fault is one of the source, not of the batch.
+        remedy: what to do about a batch that is stopped, where the rule does not say it by itself.
     """
 
     name: str
@@ -111,6 +120,7 @@ class Rule:
     quarantine: bool = True
     among: str = "true"
     allowed: int = 0
+    remedy: str = ""
 
 
 @dataclass(frozen=True)
@@ -153,7 +163,23 @@ def event_rules(as_of: datetime, rows_read: int, limits: Limits) -> list[Rule]:
             f"event is one of {', '.join(schema.EVENT_TYPES)}",
             limits.max_unknown,
         ),
-        Rule("unknown_item", "item_id", f"NOT {KNOWN_ITEM}", "item_id is in the catalogue", limits.max_quarantined),
+        Rule(
+            "unknown_item",
+            "item_id",
+            f"NOT {KNOWN_ITEM}",
+            "item_id is in the catalogue, or was in an earlier one",
+            limits.max_quarantined,
+            remedy="list the items in the source, or set --max-quarantined to go on without these events",
+        ),
+        Rule(
+            "unlisted_item",
+            "item_id",
+            f"{KNOWN_ITEM} AND NOT {LISTED_ITEM}",
+            "the source lists the item; events of one that has left the catalogue are kept",
+            limits.max_unlisted,
+            quarantine=False,
+            remedy="compare the ids of events and items, or set --max-unlisted if so many items have left",
+        ),
         *(_range(column, bounds, limits) for column, bounds in validity.EVENT_BOUNDS.items()),
         Rule(
             "about_nothing",
@@ -466,6 +492,8 @@ def few_breaking(rule: Rule, handful: int) -> Any:
     """The expectation of a rule."""
     of = "rows" if rule.among == "true" else f"rows with {rule.among}"
     expected = "any number" if rule.limit >= 1 else f"at most {rule.limit:.1%} of {of}"
+    if rule.remedy:
+        expected += f" ({rule.remedy})"
     return ExpectFewRowsBreaking(
         column=rule.column,
         predicate=rule.broken,

@@ -87,16 +87,20 @@ class Ledger:
             raise UsageError(f"release {release_id!r} was never live; `recsys release history` lists those that were")
         return found[-1]
 
+    def kept(self, keep: int) -> list[Release]:
+        """The releases that may serve: the last `keep` that did, and what either colour holds."""
+        history = self.releases.history()
+        recent = list(dict.fromkeys(record.release_id for record in reversed(history)))[:keep]
+        standing = (self.releases.live(), self.releases.candidate("blue"), self.releases.candidate("green"))
+        return [record for record in history if record.release_id in recent] + [r for r in standing if r is not None]
+
     def prune(self, keep: int) -> list[Path]:
         """Delete artifacts that only releases older than the last `keep` refer to; returns what was deleted.
 
         What no release has ever referred to is left alone: it may belong to a run that is still at work.
         """
+        kept = {ref.path for record in self.kept(keep) for ref in _references(record)}
         history = self.releases.history()
-        recent = list(dict.fromkeys(record.release_id for record in reversed(history)))[:keep]
-        kept = {ref.path for record in history if record.release_id in recent for ref in _references(record)}
-        standing = (self.releases.live(), self.releases.candidate("blue"), self.releases.candidate("green"))
-        kept |= {ref.path for record in standing if record is not None for ref in _references(record)}
         once = {ref.path for record in history for ref in _references(record)}
         gone = [self.root / path for path in sorted(once - kept) if (self.root / path).exists()]
         for path in gone:

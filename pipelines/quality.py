@@ -17,6 +17,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 import pyarrow.dataset
 import pyarrow.parquet
 from pydantic import Field
@@ -27,7 +28,17 @@ from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 from feature_repo import events as schema
 from feature_repo.events import Table
 from pipelines import acceptance as acceptances
-from pipelines import datasets, expectations, published, quality_report, reuse, screening, split, stage
+from pipelines import (
+    datasets,
+    delisted,
+    expectations,
+    published,
+    quality_report,
+    reuse,
+    screening,
+    split,
+    stage,
+)
 from pipelines import spark as engine
 from pipelines.acceptance import Acceptance
 from pipelines.batch import Batch
@@ -39,6 +50,7 @@ from recsys.settings import Settings
 
 PROFILE_DAYS = 28  # days of which the share of empty values is taken
 PROFILE_ROWS = 100  # a group with fewer rows on a day has no telling share
+UNKNOWN_NAMED = 20  # unknown items that the result lists
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +145,8 @@ class Gate:
         """Judge items or users: whole tables, compared with the last published one."""
         dataset = datasets.CLEAN[table.name]
         before = self.lake.days(dataset, self.params.day - timedelta(days=1))[-1:]
-        rows = _row_counts(self.lake, dataset, before)
+        # Items that have left the source stay in the catalogue, unavailable: they are no measure of what it lists.
+        rows = _row_counts(self.lake, dataset, before, pc.field("available") if table is schema.ITEMS else None)
         least = math.ceil(self.params.min_volume * rows[0]) if rows else int(table is schema.ITEMS)
         why = f"{table.name} did not shrink since {before[0]}, when they were {rows[0]:,}" if rows else "it has rows"
         history = _null_rules(self, table, before, by=None)
@@ -142,8 +155,9 @@ class Gate:
         kept = annotated.persist(StorageLevel.DISK_ONLY)
         return self.judge(table, kept, [*rules, *history], least, why, self.params.day in self.accepted)
 
-    def events(self, items: Judged, users: Judged, batch: Batch) -> Screened:
-        """Screen the events day by day, against the good items and users of the same run, and judge what is left."""
+    def events(self, items: Judged, gone: DataFrame, users: Judged, batch: Batch) -> Screened:
+        """Screen the events day by day, against the good items and users of the same run and items that have left the
+        catalogue, and judge what is left."""
         notes = published.read(self.lake)
         filled = [day for day, note in notes.items() if note.rows and day <= self.params.day]
         profile = [day for day in filled if day not in batch.made_of][-PROFILE_DAYS:]
@@ -151,7 +165,7 @@ class Gate:
             *expectations.event_rules(self.as_of, batch.rows_read, self.params),
             *_null_rules(self, schema.EVENTS, profile, by="event"),
         ]
-        rows = expectations.annotate(self._marked(items, users), rules).persist(StorageLevel.DISK_ONLY)
+        rows = expectations.annotate(self._marked(items, gone, users), rules).persist(StorageLevel.DISK_ONLY)
         checks: list[Check] = []
         held: set[date] = set()
         known = any(note.whole for note in notes.values())
@@ -166,14 +180,15 @@ class Gate:
         judged = self.judge(schema.EVENTS, left, rules, least, "the batch has rows", bool(vouched))
         return Screened(replace(judged, checks=[*checks, *judged.checks]), frozenset(held))
 
-    def _marked(self, items: Judged, users: Judged) -> DataFrame:
+    def _marked(self, items: Judged, gone: DataFrame, users: Judged) -> DataFrame:
         """The staged events with the marks that the rules look at; one with a wrong clock is judged by that alone."""
         marked = expectations.mark_copies(self.staged("events"), schema.EVENTS.key)
-        marked = expectations.mark_known(marked, items.good, "item_id", expectations.KNOWN_ITEM)
+        marked = expectations.mark_known(marked, items.good, "item_id", expectations.LISTED_ITEM)
+        marked = expectations.mark_known(marked, items.good.unionByName(gone), "item_id", expectations.KNOWN_ITEM)
         marked = expectations.mark_known(marked, users.good, "user_id", expectations.KNOWN_USER)
         marked = marked.withColumn(expectations.CLOCK, F.lit(None).cast("string"))
         strays = self.spark.read.parquet(str(self.lake.require(datasets.STAGED_STRAYS, self.params.run)))
-        known = {expectations.KNOWN_ITEM: F.lit(True), expectations.KNOWN_USER: F.lit(True)}
+        known = dict.fromkeys((expectations.LISTED_ITEM, expectations.KNOWN_ITEM, expectations.KNOWN_USER), F.lit(True))
         strays = strays.withColumnRenamed("reason", expectations.CLOCK).withColumns(known)
         return marked.unionByName(strays, allowMissingColumns=True)
 
@@ -204,15 +219,20 @@ def main(params: Params, settings: Settings) -> stage.Result:
     _require_schemas(gate)
     items = gate.snapshot(schema.ITEMS, expectations.item_rules(gate.as_of, params))
     users = gate.snapshot(schema.USERS, expectations.user_rules(gate.as_of, params))
-    events = gate.events(items, users, batch)
+    gone = delisted.items(gate.spark, lake, params.day, items.good, gate.staged("events")).persist(
+        StorageLevel.DISK_ONLY
+    )
+    events = gate.events(items, gone, users, batch)
     tables = [items, users, events.judged]
     try:
         for judged in tables:
             _quarantine(gate, judged)
         report = _report(gate, [c for j in tables for c in j.checks], {j.table.name: j.details for j in tables})
-        _publish(gate, items)
-        _publish(gate, users)
+        _publish(gate, schema.ITEMS, items.good.unionByName(gone))
+        _publish(gate, schema.USERS, users.good)
         days = _publish_days(gate, events, batch)
+        left = gone.count()
+        unknown = _unknown_items(events.judged)
     finally:
         gate.spark.catalog.clearCache()
     if batch.whole:
@@ -222,6 +242,8 @@ def main(params: Params, settings: Settings) -> stage.Result:
         "rows": {j.table.name: _rows(j) for j in tables},
         "quarantined": {j.table.name: j.reasons for j in tables},
         "noted": {j.table.name: {c.name: c.broken for c in j.checks if c.verdict == "noted"} for j in tables},
+        "delisted_items": left,
+        "unknown_items": unknown,
         "days": len(days),
         "first_day": min(days, default=None),
         "last_day": max(days, default=None),
@@ -282,6 +304,15 @@ def _report(gate: Gate, checks: Sequence[Check], details: dict[str, Any]) -> Pat
     return page
 
 
+def _unknown_items(events: Judged) -> dict[str, int]:
+    """The items that no catalogue knows with most events, and how many."""
+    if "unknown_item" not in events.reasons:
+        return {}
+    rows = events.bad.where(F.array_contains(expectations.REASONS, "unknown_item")).groupBy("item_id").count()
+    top = rows.orderBy(F.desc("count"), "item_id").limit(UNKNOWN_NAMED).collect()
+    return {row["item_id"]: row["count"] for row in top}
+
+
 def _quarantine(gate: Gate, judged: Judged) -> None:
     """Write the bad rows with all their reasons, joined by "; "; an empty partition where there are none."""
     dataset = datasets.QUARANTINE[judged.table.name]
@@ -295,10 +326,10 @@ def _quarantine(gate: Gate, judged: Judged) -> None:
         _write(judged.bad.select(*judged.table.names, reason).hint("rebalance"), work)
 
 
-def _publish(gate: Gate, judged: Judged) -> None:
-    with gate.lake.replacing(datasets.CLEAN[judged.table.name], gate.params.day) as work:
+def _publish(gate: Gate, table: Table, rows: DataFrame) -> None:
+    with gate.lake.replacing(datasets.CLEAN[table.name], gate.params.day) as work:
         # Rebalance lets Spark choose the number of files by size; the order makes a re-run write the same bytes.
-        _write(judged.good.hint("rebalance").sortWithinPartitions(judged.table.key), work)
+        _write(rows.hint("rebalance").sortWithinPartitions(table.key), work)
 
 
 def _publish_days(gate: Gate, events: Screened, batch: Batch) -> list[date]:
@@ -362,9 +393,11 @@ def _rows(judged: Judged) -> int:
     return found
 
 
-def _row_counts(lake: Lake, dataset: datasets.Dataset, days: Sequence[date]) -> list[int]:
-    """Rows per day, from the footers of the files."""
-    return [pyarrow.dataset.dataset(lake.require(dataset, day), format="parquet").count_rows() for day in days]
+def _row_counts(
+    lake: Lake, dataset: datasets.Dataset, days: Sequence[date], where: pc.Expression | None = None
+) -> list[int]:
+    """Rows per day; all of them are counted by the footers of the files."""
+    return [pyarrow.dataset.dataset(lake.require(dataset, day), format="parquet").count_rows(where) for day in days]
 
 
 def _null_rules(gate: Gate, table: Table, days: Sequence[date], by: str | None) -> list[Rule]:

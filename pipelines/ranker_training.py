@@ -137,8 +137,10 @@ def _examples(
 
 
 def _currency(lake: Lake, day: date) -> str | None:
-    """What amounts are in; None where the catalogue does not say, or has several."""
-    found = pc.unique(lake.read(datasets.ITEMS, day, ["currency"]).column("currency").drop_null()).to_pylist()
+    """What amounts are in; None where the catalogue does not say, or has several. Items that have left it count no
+    longer: a shop may have changed its currency."""
+    items = lake.read(datasets.ITEMS, day, ["currency", "available"]).filter(pc.field("available"))
+    found = pc.unique(items.column("currency").drop_null()).to_pylist()
     return str(found[0]) if len(found) == 1 else None
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Sequence
 
 from fastapi import FastAPI, Request, Response
@@ -99,11 +100,17 @@ def _health(app: FastAPI, metrics: Metrics) -> None:
         return {"status": "live"}
 
     @app.get("/health/ready", tags=["health"], summary="A release is loaded", responses=problems.documented(503))
-    async def ready(request: Request) -> dict[str, str]:
+    async def ready(request: Request) -> dict[str, str | int]:
         current = request.app.state.parts.watcher.current
         if current is None:
             raise Problem(503, "no-release", "no release is live yet; run the daily pipeline", retry_after=5)
-        return {"status": "ready", "release_id": current.release_id, "colour": current.release.colour}
+        return {
+            "status": "ready",
+            "release_id": current.release_id,
+            "colour": current.release.colour,
+            "data_as_of": current.release.as_of,
+            "data_age_seconds": max(int(time.time() - current.as_of), 0),
+        }
 
     @app.get("/metrics", tags=["health"], summary="Prometheus metrics", response_class=Response)
     async def prometheus() -> Response:

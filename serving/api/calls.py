@@ -59,7 +59,7 @@ class Calls:
         await asyncio.gather(
             *(self._client.ready(self._settings.predictor_address(role, colour), role, deadline=1.0) for role in ROLES)
         )
-        self._metrics.serves(live.release_id)
+        self._metrics.serves(live.release_id, live.as_of)
 
     async def retrieve(self, request: RetrievalRequest, live: LiveRelease, trace: Trace) -> RetrievalResponse | None:
         address = self._settings.predictor_address("retrieval", live.release.colour)

@@ -39,6 +39,9 @@ class Ask(BaseModel):
     brand: Name = Field("", description="only items of this brand or creator")
     min_price: float | None = Field(None, ge=0, allow_inf_nan=False, description="only items that cost at least this")
     max_price: float | None = Field(None, ge=0, allow_inf_nan=False, description="only items that cost at most this")
+    currency: Id = Field(
+        "", description="of min_price and max_price, ISO 4217; needed where items have prices in several currencies"
+    )
     exclude: list[Id] = Field([], max_length=500, description="items that may not appear")
     region: Name = Field("", description="country of the shopper; empty: that of the profile", examples=["Germany"])
     count: int = Field(20, ge=1, description="items per page; all pages of one request have the same")
@@ -71,6 +74,7 @@ class Page(BaseModel):
     cursor: str | None = Field(description="give it back for the next page; null on the last one")
     request_id: str = Field(description="as in X-Request-ID; put it into the events that the page leads to")
     release_id: str = Field(description="the models and catalogue that made it")
+    data_as_of: str = Field(description="ISO time up to which the data of that release reach")
     surface: str
     rung: Rung = Field(
         description="ranked: retrieval and ranking; retrieval: order of retrieval; covisitation: bought or viewed "

@@ -17,7 +17,8 @@ BLOCK = 1_000  # rows that `wanted` looks at together
 def inside(ask: Ask, live: LiveRelease, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
     """[n] True for the items that meet the category, brand, prices and exclusions of a request.
 
-    An item of unknown price meets no limit on prices.
+    An item of unknown price meets no limit on prices. Where there are several currencies, neither does one of another
+    than the limit's.
     """
     kept = np.ones(len(rows), bool)
     if ask.category:
@@ -28,6 +29,8 @@ def inside(ask: Ask, live: LiveRelease, rows: NDArray[np.int64]) -> NDArray[np.b
         kept &= live.prices[rows] >= ask.min_price
     if ask.max_price is not None:
         kept &= live.prices[rows] <= ask.max_price
+    if ask.currency and len(live.priced_in) > 1:
+        kept &= live.currencies[rows] == ask.currency
     if ask.exclude:
         kept &= ~np.isin(rows, live.catalogue.rows(ask.exclude))
     return kept

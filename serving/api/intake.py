@@ -9,16 +9,17 @@ Redis is away, this process still knows the ids of its own last events.
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import redis
 from pydantic import BaseModel, Field
 
-from feature_repo import dismissals, online, shoppers
+from feature_repo import arms, changes, dismissals, online, shoppers
 from feature_repo.events import POSITIVE
 from recsys import bus
+from recsys.errors import Retryable
 from recsys.inference import Deed
 from recsys.settings import Settings
 from serving.api.breaker import Breaker
@@ -28,6 +29,7 @@ from serving.api.problems import Problem
 T = TypeVar("T")
 RECENT = 100_000  # ids that the process itself remembers, about 20 MB
 RETRY_AFTER = 1
+NAMED = 20  # ids of unknown items in a receipt
 INDEX_SECONDS = 0.25  # nobody renders a page from this answer: rather wait than log an event twice
 
 
@@ -37,6 +39,8 @@ class Receipt(BaseModel):
     accepted: int = Field(description="new events, on the disk now")
     duplicates: int = Field(description="events that were here before, with the same body")
     duplicate_ids: list[str] = Field(description="their ids")
+    unknown_items: int = Field(description="events whose item no catalogue knows; taken all the same")
+    unknown_item_ids: list[str] = Field(description=f"these items, at most {NAMED} of them")
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,11 @@ class Line:
     sent: Mapping[str, Any]
 
     @property
+    def item_id(self) -> str:
+        """ "" for an event that is about no single item."""
+        return str(self.sent.get("item_id") or "")
+
+    @property
     def deed(self) -> Deed | None:
         """What the next request of the same shopper has to know; None for an event that says nothing of taste."""
         if self.sent["event"] not in POSITIVE:
@@ -69,6 +78,7 @@ class Receiver:
 
     Attributes:
         learn: called with lines that are new and on the disk; must not wait.
+        strangers: those of some items that the release which serves does not know; none while no release does.
     """
 
     settings: Settings
@@ -76,6 +86,7 @@ class Receiver:
     store: online.AsyncClient
     metrics: Metrics
     learn: Callable[[Sequence[Line]], None]
+    strangers: Callable[[Collection[str]], set[str]]
     _recent: OrderedDict[str, bytes] = field(default_factory=OrderedDict)
     _arriving: dict[str, tuple[bytes, asyncio.Future[None]]] = field(default_factory=dict)
     _breaker: Breaker = field(default_factory=lambda: Breaker("the index of events in Redis"))
@@ -105,7 +116,24 @@ class Receiver:
         duplicates = len(lines) - len(fresh)
         self.metrics.events.labels("accepted").inc(len(fresh))
         self.metrics.events.labels("duplicate").inc(duplicates)
-        return Receipt(accepted=len(fresh), duplicates=duplicates, duplicate_ids=again)
+        unknown = await self._unknown(lines)
+        self.metrics.unknown_items.inc(sum(line.item_id in unknown for line in fresh.values()))
+        return Receipt(
+            accepted=len(fresh),
+            duplicates=duplicates,
+            duplicate_ids=again,
+            unknown_items=sum(line.item_id in unknown for line in lines),
+            unknown_item_ids=sorted(unknown)[:NAMED],
+        )
+
+    async def _unknown(self, lines: Sequence[Line]) -> set[str]:
+        """The items that neither the release nor a change knows. The store is asked, because another process may have
+        been told of an item a moment ago; where it does not say, nothing is called unknown."""
+        strangers = self.strangers({line.item_id for line in lines if line.item_id})
+        if not strangers:
+            return set()
+        told = await self._ask(lambda: arms.run_async(self.store, changes.told(sorted(strangers))))
+        return set() if told is None else strangers - told
 
     def _held(
         self,
@@ -180,8 +208,9 @@ class Receiver:
         try:
             async with asyncio.timeout(INDEX_SECONDS):
                 found = await call()
-        except (redis.RedisError, OSError) as error:  # TimeoutError is an OSError
-            why = "late" if isinstance(error, TimeoutError | redis.TimeoutError) else "down"
+        except (redis.RedisError, OSError, Retryable) as error:  # TimeoutError is an OSError
+            cause = error.__cause__ or error
+            why = "late" if isinstance(cause, TimeoutError | redis.TimeoutError) else "down"
             self._breaker.failed(why)
             self.metrics.falls.labels("event_index", why).inc()
             return None

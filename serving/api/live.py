@@ -1,6 +1,6 @@
 """The live release in memory: what a request needs of it, as arrays."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property, lru_cache
@@ -86,6 +86,20 @@ class LiveRelease:
     @cached_property
     def brands(self) -> NDArray[np.object_]:
         return self.catalogue.column("brand")
+
+    @cached_property
+    def brand_names(self) -> list[str]:
+        """Every brand, that of the most popular item first."""
+        return list(dict.fromkeys(name for name in self.brands[self.by_popularity] if name))
+
+    @cached_property
+    def known_brands(self) -> frozenset[str]:
+        return frozenset(self.brand_names)
+
+    @cached_property
+    def priced_in(self) -> list[str]:
+        """The currencies of the items that are there."""
+        return sorted({name for name in self.currencies[self.available] if name})
 
     @cached_property
     def created(self) -> NDArray[np.float64]:
@@ -180,6 +194,11 @@ class LiveRelease:
         return frozenset(" > ".join(names[: depth + 1]) for names in parts for depth in range(len(names)))
 
     @cached_property
+    def category_names(self) -> list[str]:
+        """The same, the most general first."""
+        return sorted(self.known, key=lambda path: (path.count(" > "), path))
+
+    @cached_property
     def examples(self) -> list[str]:
         """A few general categories, for people."""
         return sorted({top_category(path) for path in self.category_paths})[:5]
@@ -231,6 +250,14 @@ class LiveRelease:
         free, named = self._regional
         return named.get(region, free)
 
+    def unknown(self, item_ids: Collection[str]) -> set[str]:
+        """The items that neither the release nor its changes know, sold out and deleted ones included; none where the
+        release does not say which it left out."""
+        left_out = self.catalogue.unavailable
+        if left_out is None:
+            return set()
+        return {item for item in item_ids if item not in self.catalogue.row_of and item not in left_out}
+
     def shows(self, item_id: str) -> bool:
         """Whether an item is there and can be bought or watched."""
         row = self.catalogue.row_of.get(item_id)
@@ -267,6 +294,7 @@ class LiveRelease:
             self._regional,
         )
         _ = (self.by_popularity, self.as_of, self.known, self.examples, self.brands, self.created, self.newest)
+        _ = (self.known_brands, self.priced_in, self.category_names)
         _ = (self.is_new, self.seldom_shown, self.brand_record, self.popularity_rank, self.price_rank)
         return self
 

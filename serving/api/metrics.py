@@ -20,6 +20,9 @@ class Metrics:
         self.filtered = Counter("recsys_api_filtered_items", "candidates dropped by rule", ["rule"], registry=r)
         self.relaxed = Counter("recsys_api_relaxed_slots", "slots at which a rule gave way", ["rule"], registry=r)
         self.events = Counter("recsys_api_events", "events received", ["outcome"], registry=r)
+        self.unknown_items = Counter(
+            "recsys_api_unknown_item_events", "events accepted whose item no catalogue knows", registry=r
+        )
         self.decisions = Counter("recsys_api_decisions", "decisions logged or lost", ["outcome"], registry=r)
         arm = ["experiment", "variant"]
         self.exposures = Counter("recsys_api_exposures", "pages that a variant served", arm, registry=r)
@@ -33,14 +36,19 @@ class Metrics:
         self.release = Gauge(
             "recsys_api_release", "1 for the release that serves, 0 for those before it", ["release"], registry=r
         )
-
+        self.data = Gauge(
+            "recsys_api_release_data_timestamp_seconds",
+            "Unix time up to which the data of the release that serves reach; its age is time() less this",
+            registry=r,
+        )
         self._served: set[str] = set()
 
     def text(self) -> bytes:
         return generate_latest(self.registry)
 
-    def serves(self, release: str) -> None:
-        """Say which release serves; those before it stay, at 0."""
+    def serves(self, release: str, as_of: float) -> None:
+        """Say which release serves, and how far its data reach; those before it stay, at 0."""
+        self.data.set(as_of)
         for known in self._served:
             self.release.labels(known).set(0)
         self._served.add(release)

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from feature_repo import shoppers
 from recsys.errors import Retryable
-from serving.api import auth
+from serving.api import auth, suggestions
 from serving.api.contract import Id, Name
 from serving.api.live import LiveRelease
 from serving.api.parts import Parts
@@ -61,5 +61,4 @@ def _check(preferences: Preferences, live: LiveRelease | None) -> None:
     """Before the first release nobody knows the categories, and none can be wrong."""
     unknown = [name for name in preferences.categories if live and name not in live.known]
     if live and unknown:
-        detail = f"no category {unknown[0]!r} in release {live.release_id}; it is one of {', '.join(live.examples)}, …"
-        raise Problem(404, "unknown-category", detail)
+        raise suggestions.unknown("category", unknown[0], live.category_names, live)

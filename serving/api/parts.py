@@ -1,7 +1,7 @@
 """The parts of one API process, made at its start and closed at its end."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -85,17 +85,22 @@ def build(settings: Settings, metrics: Metrics) -> Parts:
     async def loaded(live: LiveRelease) -> None:
         await asyncio.gather(calls.warm(live), explorer.follow(live))
 
+    releases = Watcher(
+        root,
+        loaded,
+        lambda: book.value.releases(datetime.now(UTC)),
+        changed.lay,
+        remembers=settings.api.page_seconds,
+    )
+
+    def strangers(item_ids: Collection[str]) -> set[str]:
+        return releases.current.unknown(item_ids) if releases.current else set()
+
     return Parts(
         settings=settings,
         metrics=metrics,
         limits=Limits(store, settings.api.burst_seconds, metrics),
-        watcher=Watcher(
-            root,
-            loaded,
-            lambda: book.value.releases(datetime.now(UTC)),
-            changed.lay,
-            remembers=settings.api.page_seconds,
-        ),
+        watcher=releases,
         changed=changed,
         client=client,
         store=store,
@@ -107,7 +112,7 @@ def build(settings: Settings, metrics: Metrics) -> Parts:
         pages=Pages(settings, store, outbox),
         outbox=outbox,
         decisions=Decisions(settings, metrics),
-        receiver=Receiver(settings, event_log, store, metrics, explorer.learn),
+        receiver=Receiver(settings, event_log, store, metrics, explorer.learn, strangers),
         event_log=event_log,
         items=items.Taker(settings, item_log, store),
         item_log=item_log,

@@ -6,15 +6,20 @@ before" claims no cause, and needs the item itself in the history. Without evide
 
 X may be of another general category. That two things are similar is for the reader to judge, who would judge by the
 category; what caused what was tested, and a mug because of a kettle is as true as a mug because of a mug.
+
+What is new, and what is so now, is judged by the clock of the shopper who reads it, not by that of the data, which the
+choice of the items goes by (docs/decisions/0005): a release may be months old.
 """
 
 from collections.abc import Set
 
 from feature_repo.events import EventType
-from serving.api.live import LiveRelease
+from feature_repo.transforms import SECONDS_PER_DAY
+from serving.api.live import NEW_DAYS, LiveRelease
 from serving.api.sources.candidates import Candidates
 
 NEUTRAL = "Picked for you"
+NEW = "New in the catalogue"
 DID = {
     EventType.PURCHASE: "bought {}",
     EventType.ADD_TO_CART: "put {} in your cart",
@@ -25,9 +30,12 @@ DID = {
     EventType.VIEW: "viewed {}",
 }
 LONGEST_TITLE = 60
+NOW_DAYS = 7.0  # a list says what is so now until its events count half
 
 
-def of(candidates: Candidates, place: int, row: int, live: LiveRelease, unnamed: Set[str] = frozenset()) -> str:
+def of(
+    candidates: Candidates, place: int, row: int, live: LiveRelease, at: float, unnamed: Set[str] = frozenset()
+) -> str:
     """The reason for one item.
 
     Args:
@@ -35,6 +43,7 @@ def of(candidates: Candidates, place: int, row: int, live: LiveRelease, unnamed:
         place: its position there.
         row: its row in the catalogue.
         live: the release, for titles and categories.
+        at: the moment of the request, epoch seconds.
         unnamed: items that no reason may name, such as one that was returned.
     """
     match candidates.source:
@@ -49,13 +58,13 @@ def of(candidates: Candidates, place: int, row: int, live: LiveRelease, unnamed:
         case "viewed_with":
             return f"Often viewed with {_title(candidates.key, live)}"
         case "popular":
-            return _popular(candidates.scope, candidates.key)
+            return _popular(candidates.scope, candidates.key, now=at - live.as_of < NOW_DAYS * SECONDS_PER_DAY)
         case "taste":
             return f"Because you like {leaf(candidates.key)}"
         case "again":
             return "From your history"
         case "new":
-            return "New in the catalogue"
+            return NEW if _is_new(row, live, at) else "Among the latest in the catalogue"
         case "catalogue" if candidates.key:
             return f"From {leaf(candidates.key)}"
         case "catalogue":
@@ -64,9 +73,14 @@ def of(candidates: Candidates, place: int, row: int, live: LiveRelease, unnamed:
             return NEUTRAL
 
 
-def explored(row: int, live: LiveRelease) -> str:
+def explored(row: int, live: LiveRelease, at: float) -> str:
     """The reason for an item in an exploration slot."""
-    return "New in the catalogue" if live.is_new[row] else "Exploring"
+    return NEW if _is_new(row, live, at) else "Exploring"
+
+
+def _is_new(row: int, live: LiveRelease, at: float) -> bool:
+    """Whether an item is new to who asks at a moment; one of unknown age is not."""
+    return bool(at - live.created[row] < NEW_DAYS * SECONDS_PER_DAY)
 
 
 def leaf(path: str) -> str:
@@ -87,19 +101,17 @@ def _personal(candidates: Candidates, place: int, row: int, live: LiveRelease, u
     return f"Because you {did.format(_title(item_id, live))}"
 
 
-def _popular(scope: str, key: str) -> str:
+def _popular(scope: str, key: str, *, now: bool) -> str:
     match scope:
-        case "global":
-            return "Popular right now"
         case "region":
             return f"Popular in {key}"
         case "age_region":
             age, _, region = key.partition("|")
             return f"Popular with ages {age} in {region}"
         case "category" | "top_category":
-            return f"Trending in {leaf(key)}"
+            return f"{'Trending' if now else 'Popular'} in {leaf(key)}"
         case _:
-            return "Popular right now"
+            return "Popular right now" if now else "Popular overall"
 
 
 def _title(item_id: str, live: LiveRelease) -> str:

@@ -13,7 +13,7 @@ import orjson
 from fastapi import APIRouter, Depends, Header, Request, Response
 
 from feature_repo.dismissals import Dismissal
-from serving.api import auth, deadline, dossiers, filters, ordering, pages, treatment
+from serving.api import auth, deadline, dossiers, filters, ordering, pages, suggestions, treatment
 from serving.api.contract import Ask, Id, Page, Rung
 from serving.api.dossiers import Dossier
 from serving.api.live import LiveRelease
@@ -209,9 +209,24 @@ def _check(ask: Ask, surface: Surface, live: LiveRelease) -> None:
         detail = f"surface={ask.surface} needs category, a path or a most general category"
         raise Problem(400, "category-missing", detail)
     if ask.category and ask.category not in live.known:
-        examples = ", ".join(live.examples)
-        detail = f"no category {ask.category!r} in release {live.release_id}; it is one of {examples}, …"
-        raise Problem(404, "unknown-category", detail)
+        raise suggestions.unknown("category", ask.category, live.category_names, live)
+    if ask.brand and ask.brand not in live.known_brands:
+        raise suggestions.unknown("brand", ask.brand, live.brand_names, live)
+    _check_prices(ask, live)
+
+
+def _check_prices(ask: Ask, live: LiveRelease) -> None:
+    """Prices of several currencies are not compared."""
+    limited, there = ask.min_price is not None or ask.max_price is not None, ", ".join(live.priced_in)
+    if ask.currency and not limited:
+        raise Problem(400, "currency-unused", "currency is that of min_price and max_price; name one of these too")
+    if ask.currency and ask.currency not in live.priced_in:
+        known = f"its items have prices in {there}" if there else "its items name no currency; leave it out"
+        detail = f"no prices in currency {ask.currency!r} in release {live.release_id}; {known}"
+        raise Problem(422, "unknown-currency", detail, currencies=live.priced_in)
+    if limited and not ask.currency and len(live.priced_in) > 1:
+        detail = f"prices are in {there}; say with currency which of them min_price and max_price are in"
+        raise Problem(422, "currency-missing", detail, currencies=live.priced_in)
     if ask.min_price is not None and ask.max_price is not None and ask.min_price > ask.max_price:
         detail = f"min_price {ask.min_price:g} is above max_price {ask.max_price:g}; no item can meet both"
         raise Problem(422, "prices-crossed", detail)
@@ -254,6 +269,7 @@ def _respond(
         "cursor": _next(ask, parts, cursor, made, first + ask.count),
         "request_id": trace.request_id,
         "release_id": facts.release_id,
+        "data_as_of": made.live.release.as_of,
         "surface": ask.surface,
         "rung": facts.rung,
         "degraded": facts.degraded,

@@ -103,7 +103,7 @@ class Slate:
         self._rows += [slot.row for slot in slots]
         live = self.visit.live
         placed = iter(_placed([slot for slot in slots if not slot.policy], self._order.pool, self.visit))
-        return [_explored(slot, live) if slot.policy else next(placed) for slot in slots]
+        return [_explored(slot, live, self.visit.at) if slot.policy else next(placed) for slot in slots]
 
 
 def _placed(slots: Sequence[Slot], pool: Pool, visit: Visit) -> list[Shown]:
@@ -118,7 +118,7 @@ def _placed(slots: Sequence[Slot], pool: Pool, visit: Visit) -> list[Shown]:
             round(score, 6),
             pool.parts[part].source,
             tags,
-            reasons.of(pool.parts[part], place, slot.row, live, unnamed),
+            reasons.of(pool.parts[part], place, slot.row, live, visit.at, unnamed),
             1.0,
             {},
         )
@@ -126,6 +126,6 @@ def _placed(slots: Sequence[Slot], pool: Pool, visit: Visit) -> list[Shown]:
     ]
 
 
-def _explored(slot: Slot, live: LiveRelease) -> Shown:
-    item_id, reason = str(live.catalogue.ids[slot.row]), reasons.explored(slot.row, live)
+def _explored(slot: Slot, live: LiveRelease, at: float) -> Shown:
+    item_id, reason = str(live.catalogue.ids[slot.row]), reasons.explored(slot.row, live, at)
     return Shown(item_id, 0.0, "explore", ["explore"], reason, slot.propensity, slot.policy, slot.context)

@@ -103,15 +103,28 @@ def test_a_corrupt_record_is_logged_and_skipped(
     assert changes.newer(store, found) is found, "and is not read again"
 
 
-def test_a_change_vanishes_after_14_days(store: online.Client) -> None:
-    arms.run(store, changes.put({"mug": MUG, "lamp": MUG | {"item_id": "lamp"}}))
-    held = changes.newer(store, Overlay())
-    assert held.at(time.time()) is held
-    assert held.at(time.time() + changes.KEPT_SECONDS + 1).items == {}
-    store.zadd("{changes}:order", {"mug": (time.time() - changes.KEPT_SECONDS - 1) * changes.MICRO})
+def aged(store: online.Client, item_id: str, days: int) -> None:
+    store.zadd("{changes}:order", {item_id: int((time.time() - days * 86_400) * changes.MICRO)})
+
+
+def test_a_change_stays_however_long_no_release_is_made(store: online.Client) -> None:
+    arms.run(store, changes.put({"mug": None, "lamp": MUG | {"item_id": "lamp"}}))
+    aged(store, "mug", 100)
     arms.run(store, changes.put({"poster": MUG | {"item_id": "poster"}}))
-    assert set(changes.newer(store, Overlay()).items) == {"lamp", "poster"}
-    assert store.hexists("{changes}:items", "mug") == 0
+    assert set(changes.newer(store, Overlay()).items) == {"mug", "lamp", "poster"}
+
+
+def test_what_is_forgotten_leaves_readers_too_unless_it_has_changed_since(store: online.Client) -> None:
+    arms.run(store, changes.put({"mug": MUG, "lamp": None, "poster": None}))
+    held = changes.newer(store, Overlay())
+    versions = {item_id: change.version for item_id, change in held.changes.items()}
+    arms.run(store, changes.put({"poster": MUG}))
+    assert arms.run(store, changes.forget({"mug": versions["mug"], "poster": versions["poster"]})) == 1
+    after = changes.newer(store, held)
+    assert after.items == {"lamp": None, "poster": MUG}
+    assert changes.newer(store, after) is after
+    assert changes.newer(store, Overlay()).items == after.items
+    assert arms.run(store, changes.forget({"mug": versions["mug"]})) == 0, "it is gone"
 
 
 def test_a_vector_is_given_to_those_who_want_its_version(store: online.Client) -> None:
@@ -124,7 +137,10 @@ def test_a_vector_is_given_to_those_who_want_its_version(store: online.Client) -
     assert list(read("r1")) == ["mug"]
     np.testing.assert_array_equal(read("r1")["mug"], vector)
     assert read("r2") == read("r1", dim=3) == {}
-    assert 0 < store.ttl("{changes}:vectors:r1") <= changes.KEPT_SECONDS
+    assert store.ttl("{changes}:vectors:r1") == -1, "a release may serve for longer than any time set today"
+    changes.write_vectors(store, "r2", [("mug", 7, vector)])
+    changes.forget_vectors(store, {"r2", "r3"})
+    assert (read("r1"), list(read("r2"))) == ({}, ["mug"])
 
 
 def test_redis_away_says_so() -> None:

@@ -54,3 +54,14 @@ def test_each_change_is_in_its_row_and_new_items_stand_behind() -> None:
     assert found.rows(["rug", "mug"]).tolist() == [4, 0]
     assert found.meta == held.meta
     assert told(held) == told(shop())
+
+
+def test_a_change_is_contained_where_it_would_change_nothing() -> None:
+    held = shop()
+    same = item("mug", available=True, price=9.0)
+    assert held.contains("mug", same | {"tags": [], "regions": []}), "an empty list and none are one"
+    assert not held.contains("mug", same | {"price": 8.0})
+    assert not held.contains("mug", None)
+    assert held.contains("vase", None)
+    assert held.contains("vase", item("vase", available=False))
+    assert not held.contains("vase", item("vase", available=True))

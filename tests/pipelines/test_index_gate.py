@@ -71,6 +71,12 @@ def opened(settings: Settings, what: str) -> artifact.Artifact:
     return artifact.load(Path(settings.storage.root) / result[what]["path"], kind=kind)
 
 
+def test_a_catalogue_names_what_it_left_out(shop: Settings) -> None:
+    made = opened(shop, "catalogue")
+    read = catalogue.read(made.path, made.manifest.meta)
+    assert (read.unavailable, "i3" in read.row_of) == (frozenset({"i3"}), False)
+
+
 def rebuilt(settings: Settings, change: Callable[[Path], None]) -> None:
     """An index from a builder that was wrong: other content, and checksums that match it."""
     old = opened(settings, "artifact")

@@ -93,7 +93,7 @@ def publish(
     """Make a release live, as a deployment would."""
     root = Path(settings.storage.root)
     with artifact.draft(root / "models", kind="catalogue", run=name, as_of=AS_OF) as draft:
-        catalogue.write(draft.path, items(count, titles), POPULAR)
+        catalogue.write(draft.path, items(count, titles), POPULAR, ["gone"])
         draft.meta |= meta or {}
     towers = Reference("towers-1", "models/towers", "")  # nobody opens them here
     parents = {"retrieval": towers.version}

@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import time
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -13,7 +15,17 @@ from serving.api.breaker import Breaker
 
 @pytest.mark.services
 async def test_ready_names_the_release(world: Any) -> None:
-    assert (await world.http.get("/health/ready")).json() == {"status": "ready", "release_id": "r1", "colour": "blue"}
+    ready = (await world.http.get("/health/ready")).json()
+    age = ready.pop("data_age_seconds")
+    as_of = "2024-03-01T00:00:00+00:00"
+    assert ready == {"status": "ready", "release_id": "r1", "colour": "blue", "data_as_of": as_of}
+    assert abs(time.time() - datetime.fromisoformat(as_of).timestamp() - age) < 60
+    gauge = next(
+        line
+        for line in (await world.http.get("/metrics")).text.splitlines()
+        if line.startswith("recsys_api_release_data_timestamp_seconds")
+    )
+    assert float(gauge.split()[1]) == datetime.fromisoformat(as_of).timestamp()
 
 
 @pytest.mark.services

@@ -33,6 +33,7 @@ EVENT = {
     "quantity": 3,
     "event_time": "2024-02-29T12:00:00Z",
 }
+KNOWN = {"unknown_items": 0, "unknown_item_ids": []}
 
 
 async def post(world: Any, body: Any) -> httpx.Response:
@@ -47,7 +48,7 @@ def logged(root: str | Path) -> list[dict[str, Any]]:
 
 async def test_an_event_is_on_the_disk_before_the_answer(world: Any) -> None:
     answer = await post(world, EVENT)
-    assert (answer.status_code, answer.json()) == (202, {"accepted": 1, "duplicates": 0, "duplicate_ids": []})
+    assert (answer.status_code, answer.json()) == (202, {"accepted": 1, "duplicates": 0, "duplicate_ids": [], **KNOWN})
     [line] = logged(world.settings.storage.root)
     received = datetime.fromisoformat(line.pop("ingested_at"))
     assert abs((datetime.now(UTC) - received).total_seconds()) < 60
@@ -75,7 +76,7 @@ async def test_a_repeated_event_is_no_second_event(world: Any) -> None:
     await post(world, EVENT)
     reordered = dict(reversed(EVENT.items())) | {"event_time": "2024-02-29T13:00:00+01:00"}  # the same moment
     answer = await post(world, {"events": [reordered, EVENT, EVENT | {"event_id": "e2"}]})
-    assert answer.json() == {"accepted": 1, "duplicates": 2, "duplicate_ids": ["e1"]}
+    assert answer.json() == {"accepted": 1, "duplicates": 2, "duplicate_ids": ["e1"], **KNOWN}
     assert [line["event_id"] for line in logged(world.settings.storage.root)] == ["e1", "e2"]
 
 
@@ -136,8 +137,32 @@ async def test_a_full_disk_is_503_with_retry_after_and_the_retry_is_taken(
     assert len(logged(world.settings.storage.root)) == 1
 
 
-async def test_an_unknown_item_is_taken_the_quality_gate_judges_it(world: Any) -> None:
-    assert (await post(world, EVENT | {"item_id": "new-item"})).status_code == 202
+async def test_an_unknown_item_is_taken_and_counted(world: Any) -> None:
+    """i1 is sold out, which is known; "gone" was left out of the release, "told" the API heard of a moment ago."""
+    shop = {"title": "Told", "category": "Toys > big", "created_at": "2024-02-29T12:00:00Z", "available": True}
+    put = await world.http.put("/api/v1/items", json={"items": [{"item_id": "told", **shop}]})
+    assert put.status_code == 202
+    assert (await world.http.delete("/api/v1/items/deleted")).status_code == 202
+    ids = ["ghost", "i1", "gone", "told", "deleted", "ghost", "spirit", "i8"]
+    batch = [EVENT | {"event_id": f"u{n}", "item_id": item} for n, item in enumerate(ids)]
+    told = (await world.http.post("/api/v1/events", json={"events": batch})).json()
+    assert (told["accepted"], told["unknown_items"], told["unknown_item_ids"]) == (8, 3, ["ghost", "spirit"])
+    again = (await world.http.post("/api/v1/events", json={"events": batch})).json()
+    assert (again["duplicates"], again["unknown_items"]) == (8, 3)
+    assert "recsys_api_unknown_item_events_total 3.0" in (await world.http.get("/metrics")).text
+
+
+async def test_before_the_first_release_no_item_is_called_unknown(online_settings: Settings, shop: Any) -> None:
+    async with shop.running(online_settings) as world:
+        answer = await post(world, EVENT | {"item_id": "ghost"})
+        assert answer.json() == {"accepted": 1, "duplicates": 0, "duplicate_ids": [], **KNOWN}
+
+
+async def test_a_receipt_names_some_of_many_unknown_items(world: Any) -> None:
+    batch = [EVENT | {"event_id": f"m{n}", "item_id": f"ghost-{n:02}"} for n in range(30)]
+    told = (await world.http.post("/api/v1/events", json={"events": batch})).json()
+    assert told["unknown_items"] == 30
+    assert told["unknown_item_ids"] == [f"ghost-{n:02}" for n in range(20)]
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ async def test_a_new_item_is_known_everywhere_and_gone_when_it_is_deleted(world:
     page = await world.page(user_id="ann", count=100)
     [shown] = [item for item in page["items"] if item["item_id"] == "new"]
     assert (shown["title"], shown["price"], shown["currency"]) == ("New thing", 12.5, "EUR")
-    assert (shown["reason"], shown["source"]) == ("New in the catalogue", "new")
+    assert (shown["reason"], shown["source"]) == ("Among the latest in the catalogue", "new")
     assert (await world.page(surface="similar", item_id="new", count=3))["rung"] == "retrieval"
     assert world.retrieval.asked[-1].query_item == "new"
     first = await world.page(user_id="ann", count=2)

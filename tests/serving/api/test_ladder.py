@@ -80,7 +80,7 @@ async def test_retrieval_down_the_page_is_trending_and_begins_with_the_favourite
     with redis.Redis.from_url(world.settings.redis_url) as store:
         store.zadd("watched:bob", {"i44": 1709200000.0, "i48": 1709200000.0, "i5": 1709200000.0})
     page = await world.page(user_id="bob", count=5)
-    assert [item["reason"] for item in page["items"]][:2] == ["Trending in Toys"] * 2
+    assert [item["reason"] for item in page["items"]][:2] == ["Popular in Toys"] * 2
 
 
 @pytest.mark.usefixtures("nothing_to_explore")
@@ -108,7 +108,7 @@ async def test_retrieval_down_similar_items_are_those_bought_and_viewed_together
         ("i9", "Often viewed with Thing 5"),
     ]
     page = await world.page(surface="similar", item_id="i8", count=2)
-    assert (page["rung"], page["items"][0]["reason"]) == ("trending", "Trending in big")
+    assert (page["rung"], page["items"][0]["reason"]) == ("trending", "Popular in big")
 
 
 async def test_redis_down_the_predictors_still_serve_and_the_page_says_what_is_missing(fragile: Any) -> None:

@@ -15,6 +15,8 @@ from serving.api.contract import Rung
 from serving.api.sources import candidates
 from serving.api.sources.candidates import Candidates
 
+DAY = 86_400.0
+
 
 @pytest.fixture
 def release(settings: Settings, shop: Any) -> live.LiveRelease:
@@ -46,27 +48,43 @@ def personal(evidence: str, event: str) -> Candidates:
 def test_a_personal_reason_needs_its_evidence(
     release: live.LiveRelease, evidence: str, event: str, reason: str
 ) -> None:
-    assert reasons.of(personal(evidence, event), 0, release.catalogue.row_of["i8"], release) == reason
+    assert reasons.of(personal(evidence, event), 0, release.catalogue.row_of["i8"], release, release.as_of) == reason
 
 
 @pytest.mark.parametrize(
-    ("scope", "key", "reason"),
+    ("scope", "key", "reason", "later"),
     [
-        ("global", "", "Popular right now"),
-        ("region", "Germany", "Popular in Germany"),
-        ("age_region", "25-34|Germany", "Popular with ages 25-34 in Germany"),
-        ("category", "Toys > big", "Trending in big"),
-        ("top_category", "Toys", "Trending in Toys"),
+        ("global", "", "Popular right now", "Popular overall"),
+        ("region", "Germany", "Popular in Germany", "Popular in Germany"),
+        ("age_region", "25-34|Germany", "Popular with ages 25-34 in Germany", "Popular with ages 25-34 in Germany"),
+        ("category", "Toys > big", "Trending in big", "Popular in big"),
+        ("top_category", "Toys", "Trending in Toys", "Popular in Toys"),
     ],
 )
-def test_a_list_is_called_by_its_name(release: live.LiveRelease, scope: str, key: str, reason: str) -> None:
+def test_a_list_is_called_by_its_name_and_an_old_one_claims_no_present(
+    release: live.LiveRelease, scope: str, key: str, reason: str, later: str
+) -> None:
     listed = candidates.listed("popular", Rung.TRENDING, [("i8", 1.0)], scope, key)
-    assert reasons.of(listed, 0, 8, release) == reason
+    assert reasons.of(listed, 0, 8, release, release.as_of + DAY) == reason
+    assert reasons.of(listed, 0, 8, release, release.as_of + 8 * DAY) == later
+
+
+def test_newness_is_judged_by_the_clock_of_the_request(release: live.LiveRelease) -> None:
+    release.created[8] = release.as_of - 5 * DAY
+    new = candidates.ordered("new", Rung.TRENDING, strings(["i8"]))
+    months = release.as_of + 270 * DAY
+    assert reasons.of(new, 0, 8, release, release.as_of + DAY) == "New in the catalogue"
+    assert reasons.of(new, 0, 8, release, months) == "Among the latest in the catalogue"
+    assert reasons.explored(8, release, release.as_of + DAY) == "New in the catalogue"
+    assert reasons.explored(8, release, months) == "Exploring"
+    release.created[8] = months - DAY  # told of since
+    assert reasons.of(new, 0, 8, release, months) == "New in the catalogue"
+    assert reasons.explored(9, release, release.as_of) == "Exploring", "of unknown age"
 
 
 def test_a_long_title_is_cut(settings: Settings, release: live.LiveRelease) -> None:
     release.titles[4] = "word " * 30
-    reason = reasons.of(personal("i4", "purchase"), 0, 8, release)
+    reason = reasons.of(personal("i4", "purchase"), 0, 8, release, release.as_of)
     assert len(reason) < 100
     assert reason.startswith("Because you bought word word")
     assert reason.endswith("…")
