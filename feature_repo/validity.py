@@ -17,7 +17,9 @@ _SHAPE = r"[^\s\x00-\x1f\x7f]([^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f])?"
 ID, ID_OR_NONE = f"^{_SHAPE}$", f"^({_SHAPE})?$"
 ID_LENGTH = 200
 IDS = ("event_id", "user_id", "session_id", "item_id", "request_id")
+ID_SAYS = f"an id has 1 to {ID_LENGTH} characters, no control characters, and no space around it"
 _ID = re.compile(ID)
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which UTF-8 cannot hold
 
 OLDEST = date(1990, 1, 1)  # no web shop existed; catches epoch 0 and two-digit years
 MAX_QUANTITY = 100_000  # the largest honest order line of UCI Online Retail has 80,995 pieces
@@ -62,7 +64,7 @@ EVENT_BOUNDS: dict[str, Bounds] = {
 
 def is_id(text: str) -> bool:
     """Whether a text may be the id of a user, session, item, event or request."""
-    return len(text) <= ID_LENGTH and _ID.fullmatch(text) is not None
+    return len(text) <= ID_LENGTH and _ID.fullmatch(text) is not None and not _SURROGATE.search(text)
 
 
 def missing(event: Mapping[str, Any]) -> tuple[str, str] | None:

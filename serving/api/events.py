@@ -128,8 +128,7 @@ def _check_times(found: Sequence[Any], many: bool, settings: Settings) -> None:
     wrong = [
         {
             "pointer": f"#/events/{place}/event_time" if many else "#/event_time",
-            "detail": f"{'too old' if event.event_time < EARLIEST else f'more than {skew} s in the future'}; "
-            "check the sender's clock",
+            "detail": f"{_time_fault(event.event_time, skew)}; check the sender's clock",
             "value": event.event_time.isoformat(),
         }
         for place, event in enumerate(found)
@@ -139,6 +138,10 @@ def _check_times(found: Sequence[Any], many: bool, settings: Settings) -> None:
         first = wrong[0]
         detail = f"{first['pointer']}: {first['value']} is {first['detail']}"
         raise Problem(422, "time-out-of-range", detail, errors=wrong)
+
+
+def _time_fault(moment: datetime, skew: int) -> str:
+    return f"before {EARLIEST:%Y}" if moment < EARLIEST else f"more than {skew} s in the future"
 
 
 def _line(event: BaseModel, received: str) -> Line:

@@ -16,11 +16,22 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
+from feature_repo import validity
+
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 # Pydantic's names of errors that leave the value understood but not allowed; all others mean that it is malformed.
-BROKEN_RULES = ("greater_than", "less_than", "string_too", "too_long", "too_short", "multiple_of", "value_error")
+BROKEN_RULES = (
+    "greater_than",
+    "less_than",
+    "string_too",
+    "string_pattern",
+    "too_long",
+    "too_short",
+    "multiple_of",
+    "value_error",
+)
 
 
 class Details(BaseModel):
@@ -75,7 +86,7 @@ def invalid(errors: Sequence[Mapping[str, Any]], where: str = "") -> Problem:
     places = [
         {
             place: "/".join([where, *map(str, error["loc"])] if where else _names(error)),
-            "detail": error["msg"],
+            "detail": _detail(error),
             **_value(error),
         }
         for error in errors
@@ -87,6 +98,12 @@ def invalid(errors: Sequence[Mapping[str, Any]], where: str = "") -> Problem:
         sentence += f" (and {len(places) - 1} more, see errors)"
     kind = "malformed" if malformed else "rule-broken"
     return Problem(400 if malformed else 422, kind, sentence, errors=places)
+
+
+def _detail(error: Mapping[str, Any]) -> str:
+    """What is wrong, in words: of a pattern nobody reads what an id is."""
+    ids = (validity.ID, validity.ID_OR_NONE)
+    return validity.ID_SAYS if error.get("ctx", {}).get("pattern") in ids else str(error["msg"])
 
 
 def _names(error: Mapping[str, Any]) -> list[str]:

@@ -56,7 +56,9 @@ async def test_an_event_is_on_the_disk_before_the_answer(world: Any) -> None:
 
 
 async def test_a_batch_is_taken_in_its_order(world: Any) -> None:
-    batch = [EVENT | {"event_id": f"e{n}", "event": kind} for n, kind in enumerate(schema.EVENT_TYPES)]
+    about = {"search": {"query": "mugs"}}
+    kinds = enumerate(schema.EVENT_TYPES)
+    batch = [EVENT | {"event_id": f"e{n}", "event": kind} | about.get(kind, {}) for n, kind in kinds]
     answer = await post(world, {"events": batch})
     assert (answer.status_code, answer.json()["accepted"]) == (202, len(schema.EVENT_TYPES))
     assert [line["event"] for line in logged(world.settings.storage.root)] == list(schema.EVENT_TYPES)
@@ -66,7 +68,7 @@ async def test_the_shops_own_types_are_taken_and_documented(own_events: None, wo
     assert (await post(world, EVENT | {"event": "play_trailer"})).status_code == 202
     refused = await post(world, EVENT | {"event_id": "e2", "event": "play_trailers"})
     assert refused.status_code == 400
-    assert "'report'" in json.dumps(refused.json())
+    assert "did you mean 'play_trailer'?" in refused.json()["detail"]
     document = (await world.http.get("/openapi.json")).json()
     enum = document["components"]["schemas"]["Event"]["properties"]["event"]["enum"]
     assert enum == [*schema.EventType, "play_trailer", "report"]
@@ -262,7 +264,7 @@ async def send(settings: Settings, worker: int, acknowledged: list[dict[str, Any
     key = auth.demo_key_file(settings).read_text()
     async with httpx.AsyncClient(base_url=settings.api_url, headers={"X-API-Key": key}) as client:
         for number in range(100_000):
-            batch = [EVENT | {"event_id": f"{worker}-{number}-{n}", "quantity": number} for n in range(3)]
+            batch = [EVENT | {"event_id": f"{worker}-{number}-{n}", "quantity": number + 1} for n in range(3)]
             try:
                 answer = await client.post("/api/v1/events", json={"events": batch})
             except httpx.TransportError:
@@ -299,7 +301,7 @@ async def test_kill_minus_nine_under_load_loses_nothing_acknowledged(online_sett
 
 @pytest.mark.parametrize(
     ("time", "words"),
-    [("0001-01-01T00:00:00+01:00", "before 1970"), ("2999-01-01T00:00:00Z", "in the future")],
+    [("0001-01-01T00:00:00+01:00", "before 1990"), ("2999-01-01T00:00:00Z", "in the future")],
 )
 async def test_a_clock_that_is_wrong_is_told_so(world: Any, time: str, words: str) -> None:
     body = {"event_id": "e1", "session_id": "s", "item_id": "i1", "event": "view", "event_time": time}
