@@ -88,9 +88,14 @@ def _share(app: FastAPI, origins: Sequence[str]) -> None:
     app.add_middleware(
         CORSMiddleware,
         allow_origins=origins,
-        allow_methods=["GET", "POST"],
-        allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Deadline-Ms", "X-Last-Item", "X-Request-ID"],
-        expose_headers=["RateLimit", "RateLimit-Policy", "Retry-After", "Server-Timing", "X-Request-ID"],
+        allow_methods=["GET", "POST", "PUT", "DELETE"],
+        allow_headers=[
+            *("Authorization", "Content-Type", "X-API-Key", "X-Deadline-Ms", "X-Last-Item"),
+            *("X-Correlation-ID", "X-Request-ID"),
+        ],
+        expose_headers=[
+            *("RateLimit", "RateLimit-Policy", "Retry-After", "Server-Timing", "X-Correlation-ID", "X-Request-ID"),
+        ],
     )
 
 

@@ -58,6 +58,7 @@ class Decisions:
         """
         record = {
             "request_id": trace.request_id,
+            "correlation_id": trace.correlation_id,
             "time": time.time(),
             "ask": ask.model_dump(exclude={"cursor"}) | {"last_item": last_item},
             "release_id": release_id,

@@ -1,4 +1,4 @@
-"""What every request gets: an id, a size limit, its time in a header and in the metrics."""
+"""What every request gets: an id, the caller's own echoed, a size limit, its time in a header and in the metrics."""
 
 import logging
 import re
@@ -13,8 +13,13 @@ from serving.api.metrics import Metrics
 from serving.api.problems import Problem
 
 log = logging.getLogger(__name__)
-ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
+CORRELATION = re.compile(r"[A-Za-z0-9._:=/+-]{1,128}")  # what gateways and tracers send; no addresses
 UNEXPECTED = Problem(500, "internal", "an error of the server, now in its log; the same request may be repeated")
+
+
+def new_id() -> str:
+    """The id of a request: ours alone, since pages and outcomes are kept by it, and nobody can guess it."""
+    return secrets.token_hex(16)
 
 
 class Envelope:
@@ -28,8 +33,9 @@ class Envelope:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        given = headers.get("x-request-id", "")
-        scope["request_id"] = given if ID.fullmatch(given) else secrets.token_hex(16)
+        given = headers.get("x-correlation-id") or headers.get("x-request-id", "")
+        scope["request_id"] = new_id()
+        scope["correlation_id"] = given if CORRELATION.fullmatch(given) else ""
         scope["started"] = started = time.perf_counter()
         status: int | None = None
 
@@ -46,7 +52,8 @@ class Envelope:
             else:
                 await self._app(scope, self._limited(receive), answer)
         except Exception as error:  # noqa: BLE001 - the edge of the process
-            log.error("request %s: unexpected %s", scope["request_id"], problems.trail(error))
+            trail = problems.trail(error)
+            log.error("request %s (correlation %r): unexpected %s", scope["request_id"], scope["correlation_id"], trail)
             self._metrics.errors.labels(type(error).__name__).inc()
             if status is None:
                 await UNEXPECTED.response(scope["request_id"])(scope, receive, answer)
@@ -58,6 +65,8 @@ class Envelope:
     def _stamp(self, scope: Scope, message: Message, started: float) -> None:
         headers = MutableHeaders(scope=message)
         headers["X-Request-ID"] = scope["request_id"]
+        if scope["correlation_id"]:
+            headers["X-Correlation-ID"] = scope["correlation_id"]
         total = f"total;dur={1000 * (time.perf_counter() - started):.1f}"
         trace = scope.get("trace")
         stages = trace.server_timing() if trace else ""

@@ -26,7 +26,6 @@ BROKEN_RULES = (
     "greater_than",
     "less_than",
     "string_too",
-    "string_pattern",
     "too_long",
     "too_short",
     "multiple_of",

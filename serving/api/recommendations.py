@@ -58,7 +58,7 @@ async def recommendations(
     While any rung of the ladder stands, the answer is 200; `rung` and `degraded` say how it came about. The
     `Server-Timing` header has the milliseconds of each stage.
     """
-    trace = Trace(request.scope["request_id"], due)
+    trace = Trace(request.scope["request_id"], due, request.scope["correlation_id"])
     request.scope["trace"] = trace
     body = await page(ask, x_last_item, request.app.state.parts, trace)
     return Response(orjson.dumps(body), media_type="application/json")

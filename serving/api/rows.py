@@ -37,7 +37,7 @@ TYPES: Mapping[Type, Any] = {
     "array<string>": Annotated[list[Text], Field(max_length=100)],
 }
 FILLED = Annotated[Text, Field(min_length=1)]
-Id = Annotated[str, Field(max_length=validity.ID_LENGTH, pattern=validity.ID)]
+Id = Annotated[str, Field(min_length=1, max_length=validity.ID_LENGTH, pattern=validity.ID)]
 
 
 def model(

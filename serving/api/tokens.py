@@ -22,6 +22,7 @@ from serving.api import followed
 SHARED = "HS256"
 # Algorithm by type and curve of a public key, so that a key never serves another one.
 PUBLIC = {("RSA", None): "RS256", ("EC", "P-256"): "ES256", ("OKP", "Ed25519"): "EdDSA"}
+LATEST = 4_102_444_800  # 2100 in epoch seconds: what is beyond was written in milliseconds, and would be good for ever
 SECRET_BYTES = 32  # RFC 7518, section 3.2: not shorter than the hash
 Key = jwt.PyJWK | bytes
 
@@ -80,6 +81,8 @@ class Tokens:
             )
         except (jwt.PyJWTError, ValueError, OverflowError, RecursionError) as error:
             raise Refused(_why(error)) from error
+        if beyond := [name for name in ("exp", "iat", "nbf") if float(claims.get(name, 0)) > LATEST]:
+            raise Refused(f"its {beyond[0]} is beyond the year 2100; times are in seconds, not milliseconds")
         user_id, scope = claims["sub"], claims.get("scope", "")
         if not validity.is_id(user_id):
             raise Refused("its sub is no user id of 1 to 200 characters")

@@ -42,6 +42,7 @@ class Trace:
 
     Attributes:
         request_id: as in X-Request-ID.
+        correlation_id: the caller's own name for what the request belongs to; "" if none.
         due: when the stages must be done, so that the caller's deadline is kept; seconds of `time.perf_counter`.
         timings: milliseconds by stage; a predictor's own stages have its name before theirs.
         falls: stages that did not serve, in order.
@@ -53,6 +54,7 @@ class Trace:
 
     request_id: str
     due: float = math.inf
+    correlation_id: str = ""
     timings: dict[str, float] = field(default_factory=dict)
     falls: list[Fall] = field(default_factory=list)
     missing: dict[str, None] = field(default_factory=dict)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import grpc
 import grpc.aio
@@ -28,7 +29,7 @@ from recsys import inference
 from recsys.inference import Profile, RankingRequest, RankingResponse, RetrievalRequest, RetrievalResponse
 from recsys.settings import Role, Settings
 from serving.api import app as application
-from serving.api import auth, surfaces
+from serving.api import auth, middleware, surfaces
 
 AS_OF = "2024-03-01T00:00:00+00:00"
 TOPS = ("Toys", "Home", "Garden", "Books")
@@ -199,6 +200,9 @@ class World:
 
     async def get(self, **parameters: Any) -> httpx.Response:
         headers = parameters.pop("headers", {})
+        if request_id := parameters.pop("request_id", ""):  # chance comes from it
+            with mock.patch.object(middleware, "new_id", return_value=request_id):
+                return await self.http.get("/api/v1/recommendations", params=parameters, headers=headers)
         return await self.http.get("/api/v1/recommendations", params=parameters, headers=headers)
 
     async def page(self, **parameters: Any) -> dict[str, Any]:

@@ -94,6 +94,27 @@ async def test_a_listed_origin_may_read_answers_errors_included(online_settings:
             assert ("access-control-allow-origin" in answer.headers) == (status == 200)
 
 
+@pytest.mark.services
+async def test_a_browser_may_call_every_public_route(online_settings: Settings, shop: Any) -> None:
+    """A page of another origin asks first, with a preflight."""
+    origin = "https://shop.example"
+    api = online_settings.api.model_copy(update={"cors_origins": (origin,)})
+    shop.publish(online_settings)
+    async with shop.running(online_settings.model_copy(update={"api": api})) as world:
+        paths = (await world.http.get("/openapi.json")).json()["paths"]
+        routes = [(path, verb.upper()) for path, verbs in paths.items() for verb in verbs]
+        assert {verb for _, verb in routes} == {"GET", "POST", "PUT", "DELETE"}
+        for path, verb in routes:
+            asked = {
+                "Origin": origin,
+                "Access-Control-Request-Method": verb,
+                "Access-Control-Request-Headers": "authorization,x-api-key,x-last-item,x-request-id,content-type",
+            }
+            answer = await world.http.options(path, headers=asked)
+            assert answer.status_code == 200, (path, verb, answer.text)
+            assert verb in answer.headers["access-control-allow-methods"]
+
+
 @pytest.mark.parametrize("origin", ["*", "shop.example", "https://shop.example/", "https://*.example"])
 def test_an_origin_is_one_as_browsers_send_it(origin: str) -> None:
     with pytest.raises(ValidationError):

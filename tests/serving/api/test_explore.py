@@ -78,7 +78,7 @@ async def test_logged_propensities_are_how_often_it_happens(world: Any) -> None:
     chances: dict[str, float] = {}
     rounds = 400
     for number in range(rounds):
-        page = await world.page(user_id="ann", count=10, headers={"X-Request-ID": f"replay-{number}"})
+        page = await world.page(user_id="ann", count=10, request_id=f"replay-{number}")
         item_id = page["items"][3]["item_id"]
         counts[item_id] += 1
         answer = await world.http.get(f"/api/v1/explain/{page['request_id']}", params={"item_id": item_id})
@@ -91,14 +91,14 @@ async def test_logged_propensities_are_how_often_it_happens(world: Any) -> None:
 
 async def test_the_same_request_id_draws_the_same_page(world: Any) -> None:
     configure(world)
-    pages = [await world.page(user_id="ann", count=10, headers={"X-Request-ID": "the-same-one"}) for _ in range(3)]
+    pages = [await world.page(user_id="ann", count=10, request_id="the-same-one") for _ in range(3)]
     assert pages[0]["items"] == pages[1]["items"] == pages[2]["items"]
 
 
 async def test_exploration_keeps_the_rules_and_shows_nothing_that_may_not_be_shown(world: Any) -> None:
     configure(world)
     for number in range(40):
-        page = await world.page(user_id="ann", count=10, headers={"X-Request-ID": f"rules-{number}"})
+        page = await world.page(user_id="ann", count=10, request_id=f"rules-{number}")
         found = set(explored(page).values())
         assert not found & {"i1", "i2", "i3", "i7", "i11"}  # sold out, of Norway, known
         tops = Counter(item["category"].split(" > ")[0] for item in page["items"])

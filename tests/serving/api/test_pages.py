@@ -68,7 +68,7 @@ async def test_a_later_page_explores_with_nothing_that_the_shopper_has_watched_s
         return {item["item_id"] for item in page["items"] if item["source"] == "explore"}
 
     asked = {"user_id": "ann", "count": 10}
-    cursors = [(await world.page(**asked, headers={"X-Request-ID": "one-and-the-same"}))["cursor"] for _ in range(2)]
+    cursors = [(await world.page(**asked, request_id="one-and-the-same"))["cursor"] for _ in range(2)]
     before = explored(await world.page(**asked, cursor=cursors[0]))
     assert len(before) == 2
     for number, item_id in enumerate(before):
@@ -109,7 +109,7 @@ async def test_an_item_that_has_left_keeps_its_place_and_changes_no_draw(
     assert (await world.http.put("/api/v1/items", json={"items": [new | {"available": True}]})).status_code == 202
     await parts.changed.poll(parts.watcher)
     await parts.explorer.follow(parts.watcher.current)
-    page, found = await world.page(user_id="ann", count=10, headers={"X-Request-ID": "one-request"}), []
+    page, found = await world.page(user_id="ann", count=10, request_id="one-request"), []
     found.append(page)
     while "new" not in [item["item_id"] for item in page["items"]]:
         page = await world.page(user_id="ann", count=10, cursor=page["cursor"])
@@ -155,7 +155,7 @@ async def test_the_same_cursor_gives_the_same_page_again(world: Any) -> None:
 
 
 async def test_one_request_id_may_come_with_every_page(world: Any) -> None:
-    asked = {"user_id": "ann", "count": 10, "headers": {"X-Request-ID": "the-same-id"}}
+    asked = {"user_id": "ann", "count": 10, "request_id": "the-same-id"}
     first = await world.page(**asked)
     second = await world.page(**asked, cursor=first["cursor"])
     for page in (first, second):

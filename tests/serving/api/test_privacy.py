@@ -23,7 +23,7 @@ pytestmark = pytest.mark.services
 
 SECRET = "secret-of-the-installation-0123456789"
 USER, OTHER, SESSION, ITEM, EVENT_ID = "user-4711", "user-4712", "visit-4713", "item-4714", "event-4715"
-TOKEN = jwt.encode({"sub": USER, "exp": 2**33, "scope": auth.READ}, SECRET)
+TOKEN = jwt.encode({"sub": USER, "exp": 4_000_000_000, "scope": auth.READ}, SECRET)
 EVENT = {"event_id": EVENT_ID, "user_id": USER, "session_id": SESSION, "item_id": ITEM, "event": "view"}
 TIME = {"event_time": "2024-02-29T12:00:00Z"}
 PRIVATE = (USER, OTHER, SESSION, ITEM, EVENT_ID, SECRET, TOKEN, *TOKEN.split("."))

@@ -87,6 +87,7 @@ REFUSED: list[tuple[Callable[[], str], str]] = [
     (lambda: token(KEYS["RS256"], "RS512"), "no key for its algorithm"),
     (lambda: token(exp=time.time() - 60), "has expired"),
     (lambda: token(nbf=time.time() + 60), "not valid yet"),
+    (lambda: token(exp=1000 * (time.time() + 60)), "exp is beyond the year 2100; times are in seconds"),
     (lambda: token(exp=None), "lacks the claim exp"),
     (lambda: token(sub=None), "lacks the claim sub"),
     (lambda: token(aud=None), "lacks the claim aud"),
