@@ -18,6 +18,11 @@ ID, ID_OR_NONE = f"^{_SHAPE}$", f"^({_SHAPE})?$"
 ID_LENGTH = 200
 IDS = ("event_id", "user_id", "session_id", "item_id", "request_id")
 ID_SAYS = f"an id has 1 to {ID_LENGTH} characters, no control characters, and no space around it"
+# What exports write for a visitor who was not logged in, in lower case. Any of them may be a real user all the same.
+STANDS_FOR_NOBODY = (
+    *("0", "-1", "null", "none", "nil", "nan", "n/a", "na", "#n/a", "(not set)", "not set", "undefined", "unknown"),
+    *("anonymous", "guest", "00000000-0000-0000-0000-000000000000"),
+)
 _ID = re.compile(ID)
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which UTF-8 cannot hold
 

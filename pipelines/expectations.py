@@ -74,6 +74,12 @@ class Limits(BaseModel):
     max_unknown: float = Field(
         0.01, ge=0, le=1, description="share of rows with an unknown event type; more is a new release of a client"
     )
+    max_nobody: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="share of events of a user named 0, NULL, guest or alike; more are visitors who were not logged in",
+    )
     max_unlisted: float = Field(
         0.5,
         ge=0,
@@ -151,6 +157,7 @@ def event_rules(as_of: datetime, rows_read: int, limits: Limits) -> list[Rule]:
     """Rules of one event; `as_of` is the first moment after the data day, and `rows_read` the number of rows of the
     source, of which every run sees all wrong clocks again."""
     types = ", ".join(f"'{kind}'" for kind in schema.EVENT_TYPES)
+    nobody = ", ".join(f"'{word}'" for word in validity.STANDS_FOR_NOBODY)
     return [
         *(
             replace(rule, allowed=int(rule.limit * rows_read)) if rule.column == "event_time" else rule
@@ -210,6 +217,15 @@ def event_rules(as_of: datetime, rows_read: int, limits: Limits) -> list[Rule]:
             f"event_time is before {as_of:%Y-%m-%d}, the end of the data day, and not far behind all other days",
             limits.max_future,
             allowed=int(limits.max_future * rows_read),
+        ),
+        Rule(
+            "stands_for_nobody",
+            "user_id",
+            f"lower(user_id) IN ({nobody})",
+            "user_id is no word for a visitor who was not logged in; such rows are kept",
+            limits.max_nobody,
+            quarantine=False,
+            remedy="add ?nobody=ID,ID to the source to take them as anonymous, or set --max-nobody 1 if they are users",
         ),
         Rule(
             "unknown_user",

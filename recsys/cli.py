@@ -301,7 +301,9 @@ def rollback(
 
 
 @data_app.command()
-def describe(source: Annotated[str, typer.Argument(help="NAME:PATH")], as_json: AsJson = False) -> None:
+def describe(
+    source: Annotated[str, typer.Argument(help="NAME:PATH, or NAME:PATH?nobody=ID,ID")], as_json: AsJson = False
+) -> None:
     """Rows, users, items, days and event types of a source, and what its adapter drops and why.
 
     Sources: simulator, online_retail:PATH, movielens:PATH, retailrocket:PATH, canonical:PATH.

@@ -1,7 +1,8 @@
 """Adapters that turn other people's files into the canonical tables of `feature_repo.events`.
 
 A source is named `NAME:PATH`; `simulator` alone is the simulated shop under the storage root, and `bus` alone is
-what the API has received, over the newest published catalogue.
+what the API has received, over the newest published catalogue. `NAME:PATH?nobody=ID,ID` names ids that stand for
+visitors who were not logged in (`nobody`).
 """
 
 from collections import Counter
@@ -12,7 +13,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from pipelines.sources import bus, canonical, clock, movielens, online_retail, retailrocket
+from pipelines.sources import bus, canonical, clock, movielens, nobody, online_retail, retailrocket
 from pipelines.sources.source import Source
 from recsys.errors import UsageError
 from recsys.settings import Settings
@@ -38,12 +39,12 @@ class Spec:
 
 
 def parse(text: str, settings: Settings) -> Spec:
-    """Read `NAME:PATH`.
+    """Read `NAME:PATH`, without what may stand behind the path.
 
     Raises:
         UsageError: there is no such source, or its path is missing.
     """
-    name, colon, place = text.partition(":")
+    name, colon, place = nobody.split(text)[0].partition(":")
     root = Path(settings.storage.root).resolve()
     if name not in NAMES:
         raise UsageError(f"no source {name!r} in {text!r}; the sources are {', '.join(NAMES)}")
@@ -62,7 +63,8 @@ def parse(text: str, settings: Settings) -> Spec:
 def absolute(text: str) -> str:
     """`NAME:PATH` by its absolute path; it means the same in every folder."""
     name, _, place = text.partition(":")
-    return f"{name}:{Path(place).expanduser().resolve()}" if place else text
+    place, option, ids = place.partition(nobody.OPTION)
+    return f"{name}:{Path(place).expanduser().resolve()}{option}{ids}" if place else text
 
 
 def open_source(text: str, settings: Settings) -> Source:
@@ -72,7 +74,12 @@ def open_source(text: str, settings: Settings) -> Source:
         UsageError: see `parse`.
         BadData: the input is missing, or is not what its name says.
     """
-    spec = parse(text, settings)
+    opened = _opened(parse(text, settings), settings)
+    ids = nobody.split(text)[1]
+    return nobody.Without(opened, ids) if ids else opened
+
+
+def _opened(spec: Spec, settings: Settings) -> Source:
     work = Path(settings.storage.root).resolve() / "sources" / "work"
     match spec.name:
         case "online_retail":

@@ -22,12 +22,11 @@ class Source(Protocol):
     """An input in canonical form, read in batches so that its size does not matter.
 
     All methods look at the input as of `until` (exclusive, aware UTC): what came later is as if it did not exist.
-
-    Attributes:
-        dropped: rows that the adapter leaves out, by reason; complete once `events` has been read to its end.
     """
 
-    dropped: Counter[str]
+    @property
+    def dropped(self) -> Counter[str]:
+        """Rows that the adapter leaves out, by reason; complete once `events` has been read to its end."""
 
     def files(self) -> list[Path]:
         """The files of the input, in a stable order."""

@@ -353,3 +353,28 @@ def test_an_event_about_no_item_is_published(settings: Settings, spark: SparkSes
     assert quarantined(settings, "events") == {"e0200": "missing_item_id"}
     found = datasets.lake(settings).read(datasets.EVENTS, DAY).filter(pc.field("event_id") >= "e0100")
     assert set(found["event"].to_pylist()) == set(silent)
+
+
+def test_a_large_share_of_a_user_that_is_nobody_stops_the_batch(settings: Settings, spark: SparkSession) -> None:
+    stage_batch(settings, many(300, lambda n: {"user_id": "(not set)"} if n < 15 else {}))
+    assert run(settings)["noted"]["events"]["stands_for_nobody"] == 15
+    stage_batch(settings, many(300, lambda n: {"user_id": "0"} if n < 60 else {}))
+    with pytest.raises(BadData, match=r"stands_for_nobody: observed 20.00% .*\?nobody=ID,ID"):
+        run(settings)
+
+
+def test_ids_that_the_api_would_refuse_are_put_aside(settings: Settings, spark: SparkSession) -> None:
+    odd = {"long": "x" * 201, "spaced": " u1", "broken": "u\x001"}
+    stage_batch(settings, [*GOOD, *(event(500 + n, user_id=user) for n, user in enumerate(odd.values()))])
+    run(settings)
+    assert quarantined(settings, "events") == {f"e{500 + n:04}": "bad_user_id" for n in range(len(odd))}
+
+
+def test_a_price_is_judged_in_its_currency(settings: Settings, spark: SparkSession) -> None:
+    phone = 12_990_000.0
+    items = [item("phone", price=phone, currency="VND"), item("slip", price=phone, currency="EUR")]
+    sold = [event(600, item_id="phone", value=phone)]
+    stage_batch(settings, [*GOOD, *sold], items=[*ITEMS, *items])
+    run(settings)
+    assert quarantined(settings, "items") == {"slip": "bad_price"}
+    assert quarantined(settings, "events") == {}

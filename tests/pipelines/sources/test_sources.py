@@ -46,3 +46,20 @@ def test_the_simulated_shop_is_described(settings: Settings, tiny_shop: Path) ->
     assert facts["rows"] == sum(facts["event_types"].values())
     assert 0.1 < facts["anonymous_share"] < 0.3
     assert sources.last_day("simulator", settings).isoformat() == "2026-01-16"
+
+
+def test_ids_that_stand_for_nobody_are_anonymous(settings: Settings, tmp_path: Path) -> None:
+    header = "event_id,user_id,session_id,item_id,event,event_time"
+    lines = [f"e{k},{user},s{k},1,view,2026-03-01T10:00:00Z" for k, user in enumerate(["0", "guest", "u1", ""])]
+    (tmp_path / "events.csv").write_text("\n".join([header, *lines]) + "\n")
+    (tmp_path / "items.csv").write_text("item_id,title,category,created_at,available\n1,A,Home,2026-01-01,true\n")
+    (tmp_path / "users.csv").write_text("user_id,region\n0,DE\nu1,DE\n")
+    text = sources.absolute(f"canonical:{tmp_path}?nobody=0, guest")
+    source = sources.open_source(text, settings)
+    events = [row for batch in source.events(sources.BEGINNING, sources.END) for row in batch.to_pylist()]
+    assert [row["user_id"] for row in events] == [None, None, "u1", None]
+    assert [row["user_id"] for batch in source.users(sources.END) for row in batch.to_pylist()] == ["u1"]
+    assert sources.describe(text, settings)["anonymous_share"] == 0.75
+    plain = sources.open_source(f"canonical:{tmp_path}", settings)
+    events = [row for batch in plain.events(sources.BEGINNING, sources.END) for row in batch.to_pylist()]
+    assert [row["user_id"] for row in events] == ["0", "guest", "u1", None]
