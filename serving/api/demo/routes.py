@@ -18,7 +18,7 @@ from feature_repo.events import EventType, top_category
 from feature_repo.shoppers import Shopper
 from recsys.errors import Retryable
 from serving.api import events, explain, onboarding, recommendations
-from serving.api.contract import Id
+from serving.api.contract import Id, Name
 from serving.api.demo import access, shelves, view, visitor
 from serving.api.demo.visitor import Current, Visitor
 from serving.api.live import LiveRelease
@@ -76,7 +76,7 @@ async def asset(name: Literal["demo.css", "demo.js", "icon.svg"]) -> Response:
 
 
 @router.get("", dependencies=[reads])
-async def front(request: Request, who: Current, category: Id = "", notice: Id = "", done: Id = "") -> Response:
+async def front(request: Request, who: Current, category: Id = "", notice: Name = "", done: Name = "") -> Response:
     """The shelves of all surfaces."""
     live, shopper = _live(request), await _shopper(request, who)
     departments = shelves.departments(live)
@@ -99,7 +99,7 @@ async def front(request: Request, who: Current, category: Id = "", notice: Id = 
 
 
 @router.get("/product", dependencies=[reads])
-async def product(request: Request, who: Current, item_id: Id, notice: Id = "", done: Id = "") -> Response:
+async def product(request: Request, who: Current, item_id: Id, notice: Name = "", done: Name = "") -> Response:
     """One item, and what is shown beside it."""
     live = _live(request)
     _check([item_id], live)
@@ -115,14 +115,14 @@ async def product(request: Request, who: Current, item_id: Id, notice: Id = "", 
 
 
 @router.get("/why", dependencies=[reads])
-async def why(request: Request, who: Current, request_id: Id, item_id: Id) -> Response:
+async def why(request: Request, who: Current, request_id: Name, item_id: Name) -> Response:
     """Why an item is on a shelf, or why not."""
     told = await explain.told(request_id, item_id.strip(), request.app.state.parts)
     return await _page("explained.html", request, who, await _shopper(request, who), told=told, asked=request_id)
 
 
 @router.get("/cart", dependencies=[reads])
-async def cart(request: Request, who: Current, notice: Id = "", done: Id = "") -> Response:
+async def cart(request: Request, who: Current, notice: Name = "", done: Name = "") -> Response:
     """What is in the cart, and what goes with it."""
     live, shopper = _live(request), await _shopper(request, who)
     held = shopper.cart if shopper else ()

@@ -167,7 +167,8 @@ async def test_a_request_may_narrow_the_catalogue(world: Any) -> None:
     page = await world.page(user_id="ann", min_price=11, max_price=19, count=60)
     assert len(page["items"]) == 8  # i12 to i19
     assert all(11 <= item["price"] <= 19 for item in page["items"])
-    assert (await world.page(user_id="ann", brand="Nobody", count=60))["items"] == []
+    unknown = await world.get(user_id="ann", brand="Nobody", count=60)
+    assert (unknown.status_code, unknown.json()["type"]) == (404, "urn:recsys:problem:unknown-brand")
     first = (await world.page(user_id="ann", count=1))["items"][0]["item_id"]
     assert (await world.page(user_id="ann", exclude=[first], count=1))["items"][0]["item_id"] != first
 
