@@ -264,7 +264,7 @@ def test_an_earlier_day_that_is_not_good_is_held_back_and_the_others_go_on(
     low, bad, right = (DAY - timedelta(days=back) for back in (4, 5, 6))
     batch = [event(1000 + n, event_time=datasets.end_of(low) - timedelta(hours=1)) for n in range(11)]
     batch += [
-        event(2000 + n, event_time=datasets.end_of(bad) - timedelta(hours=1), item_id="x" if n < 30 else "mug")
+        event(2000 + n, event_time=datasets.end_of(bad) - timedelta(hours=1), item_id=f"x{n // 2}" if n < 30 else "mug")
         for n in range(200)
     ]
     batch += [event(3000 + n, event_time=datasets.end_of(right) - timedelta(hours=1)) for n in range(200)]

@@ -69,7 +69,7 @@ def test_the_last_time_of_csv_is_found(shop: Path) -> None:
     ("content", "message"),
     [
         (EVENTS_CSV.replace("session_id", "visit"), r"unknown columns \['visit'\], missing columns \['session_id'\]"),
-        (EVENTS_CSV.replace("view", "stare"), r"unknown event types \['stare'\]"),
+        (EVENTS_CSV.replace("view", "stare"), r"unknown event type 'stare'"),
         (EVENTS_CSV.replace("4.5", "cheap"), "events.csv cannot be read.*cheap"),
         (EVENTS_CSV.replace("2026-01-05 11:00:00", "yesterday"), "events.csv cannot be read"),
         ("", "events.csv is empty"),
