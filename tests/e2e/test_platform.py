@@ -23,7 +23,7 @@ from recsys.settings import Network, Settings, Storage
 
 pytestmark = [pytest.mark.e2e, pytest.mark.services, pytest.mark.timeout(1500)]
 
-# Gate G3 compares on the requests of a few days: with fewer users it is a toss of a coin whether this shop gets a release.
+# With fewer requests it is a toss of a coin whether gate G3 lets this shop have a release.
 SHOP = ["--users", "2000", "--items", "600", "--events", "150000", "--days", "24"]
 # A busy test machine misses deadlines; which rung serves is judged here, not how fast.
 PATIENT = {
